@@ -1,0 +1,200 @@
+"""What one end sends, the other end receives: for any command, metadata and reply."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaylix_protocol import (
+    NO_METADATA,
+    Bool,
+    Command,
+    Compression,
+    ConnectionSettings,
+    Event,
+    Get,
+    GetRun,
+    Integer,
+    Json,
+    Metadata,
+    MGet,
+    NotFound,
+    Ok,
+    Ping,
+    Reply,
+    ReplyKind,
+    Request,
+    Response,
+    Set,
+    SetRun,
+    Strings,
+    Value,
+    commands,
+    reply_kind_of,
+)
+from vaylix_protocol._fields import LAYOUTS
+from vaylix_protocol._frames import FrameReader
+from vaylix_protocol._reply_codec import decode_reply, encode_response, split_response
+from vaylix_protocol._request_codec import decode_request, decode_requests
+from vaylix_protocol.testing import (
+    ConnectedPair,
+    drip,
+    metadata,
+    replies,
+    replies_of_kind,
+    request_ids,
+)
+from vaylix_protocol.testing import commands as any_command
+
+SETTINGS = [
+    ConnectionSettings(compression=Compression.NONE),
+    ConnectionSettings(compression_threshold_bytes=0),
+    ConnectionSettings(compression_threshold_bytes=32),
+]
+
+
+@given(request_ids(), any_command(), metadata(), st.sampled_from(SETTINGS))
+def test_requests_arrive_as_they_were_sent(
+    request_id: bytes, command: Command, extra: Metadata, settings: ConnectionSettings
+) -> None:
+    pair = ConnectedPair(client_settings=settings)
+
+    (event,) = pair.server.receive_data(pair.client.send_request(request_id, command, extra))
+
+    assert isinstance(event, Request)
+    assert (event.request_id, event.command, event.metadata) == (request_id, command, extra)
+
+
+@given(st.lists(st.tuples(request_ids(), any_command()), max_size=6))
+def test_pipelined_requests_arrive_in_order_however_they_are_cut(
+    requests: list[tuple[bytes, Command]],
+) -> None:
+    pair = ConnectedPair()
+    stream = b"".join(pair.client.send_request(*request) for request in requests)
+    other = ConnectedPair().server
+
+    whole, dripped = pair.server.receive_data(stream), drip(other, stream, 3)
+
+    assert whole == dripped
+    assert [(e.request_id, e.command) for e in whole if isinstance(e, Request)] == requests
+
+
+@given(request_ids(), any_command(), st.data(), st.sampled_from(SETTINGS))
+def test_replies_arrive_as_they_were_sent(
+    request_id: bytes, command: Command, data: st.DataObject, settings: ConnectionSettings
+) -> None:
+    kinds = [reply_kind_of(command), ReplyKind.NOT_FOUND, ReplyKind.ERROR]
+    reply = data.draw(st.sampled_from(kinds).flatmap(replies_of_kind))
+    if isinstance(command, MGet) and isinstance(reply, Strings):
+        # As many as were asked for; anything else is a violation.
+        reply = Strings((b"value",) * len(command.keys))
+    pair = ConnectedPair(server_settings=settings)
+    pair.client.send_request(request_id, command)
+
+    events = pair.client.receive_data(pair.server.send_reply(request_id, reply))
+
+    assert events == [Response(request_id, reply)]
+
+
+@given(request_ids(), replies())
+def test_every_kind_of_reply_survives_encoding(request_id: bytes, reply: Reply) -> None:
+    identifier, status, reader = split_response(encode_response(request_id, reply))
+
+    assert identifier == request_id
+    assert decode_reply(status, reader, reply.kind) == reply
+
+
+@given(request_ids(), st.binary(max_size=2000), st.integers(-(2**63), 2**63 - 1), st.booleans())
+def test_quick_senders_agree_with_the_careful_one(
+    request_id: bytes, data: bytes, number: int, flag: bool
+) -> None:
+    for settings in SETTINGS:
+        server = ConnectedPair(server_settings=settings).server
+        quick = [
+            server.send_ok(request_id),
+            server.send_not_found(request_id),
+            server.send_value(request_id, data),
+            server.send_bool(request_id, flag),
+            server.send_integer(request_id, number),
+        ]
+        replies_sent: list[Reply] = [Ok(), NotFound(), Value(data), Bool(flag), Integer(number)]
+        assert quick == [server.send_reply(request_id, reply) for reply in replies_sent]
+
+
+def test_every_opcode_has_one_command_and_one_layout() -> None:
+    opcodes = [command.opcode for command in LAYOUTS]
+
+    assert sorted(opcodes) == list(range(0x01, 0x4A))
+    for command, fields in LAYOUTS.items():
+        assert getattr(commands, command.__name__) is command
+        assert len(command.__struct_fields__) == len(fields)
+
+
+def test_json_fills_the_whole_payload() -> None:
+    (body,) = FrameReader().read(
+        ConnectedPair().server.send_reply(bytes(16), Json(b'{"accepted":true}'))
+    )
+
+    assert body == bytes(17) + b'{"accepted":true}'
+
+
+@given(
+    st.sampled_from([0x03, 0x06]),
+    st.integers(0, 12),
+    st.binary(max_size=12),
+    st.integers(0, 12),
+    st.binary(max_size=12),
+    st.sampled_from([b"", bytes(4), bytes(5), bytes(6), b"\0\2" + bytes(11)]),
+)
+def test_the_short_way_through_get_and_set_agrees_with_the_long_one(
+    opcode: int, key_bytes: int, key: bytes, value_bytes: int, value: bytes, options: bytes
+) -> None:
+    payload = pack(">H", key_bytes) + key
+    if opcode == 0x06:
+        payload += pack(">I", value_bytes) + value + options
+    body = bytes(17) + bytes([opcode]) + payload
+    events: list[Event] = []
+
+    decode_requests([body], events, groups_runs=False)
+
+    assert events == [decode_request(body)]
+
+
+@given(st.lists(st.tuples(request_ids(), any_command()), max_size=12), st.integers(1, 400))
+def test_runs_hold_the_same_requests(
+    requests: list[tuple[bytes, Command]], piece_bytes: int
+) -> None:
+    pair = ConnectedPair(server_settings=ConnectionSettings(groups_runs=True))
+    stream = b"".join(pair.client.send_request(*request) for request in requests)
+    plain = ConnectedPair().server
+
+    events = drip(pair.server, stream, piece_bytes)
+    flat: list[Event] = []
+    for event in events:
+        flat += event.requests() if isinstance(event, GetRun | SetRun) else [event]
+
+    assert flat == plain.receive_data(stream)
+
+
+def test_plain_gets_and_sets_come_in_runs() -> None:
+    pair = ConnectedPair(server_settings=ConnectionSettings(groups_runs=True))
+    names = [bytes([number]) * 16 for number in range(7)]
+    get, put = Get(b"k"), Set(b"k", b"v")
+    sent: list[Command] = [get, get, put, put, put, get, Ping(None)]
+    stream = b"".join(map(pair.client.send_request, names, sent))
+
+    events = pair.server.receive_data(stream)
+
+    assert events[:2] == [
+        GetRun(names[:2], [b"k"] * 2),
+        SetRun(names[2:5], [b"k"] * 3, [b"v"] * 3),
+    ]
+    assert events[2:] == [
+        GetRun(names[5:6], [b"k"]),
+        Request(names[6], Ping(None), NO_METADATA, 1),
+    ]
+    run = events[1]
+    assert isinstance(run, SetRun)
+    assert run.payload_bytes == sum(request.payload_bytes for request in run.requests())
