@@ -1,0 +1,326 @@
+"""The data directory: its lock, its identity, and what is kept where.
+
+    LOCK          held with flock while a process uses the directory
+    node.json     who this is: format, cluster id, node id, timeline; made once, kept
+    keyring.bin   the storage keys, wrapped
+    wal/          the segments of the log
+    wal.begun     there has been a log: from then on, one that is missing is lost
+
+`node.json` is the first file that is made. A directory without it that holds files of an older
+format is refused before anything is created in it.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from vaylix_storage._keyring import KEYRING_MAGIC, Keyring
+from vaylix_storage._keyring_changes import settle_keyring
+from vaylix_storage._staging import migrate_command, refuse_unfinished
+from vaylix_storage._vfs import Lock, Vfs, create_file_durably
+from vaylix_storage.errors import (
+    CorruptionError,
+    DirectoryLockedError,
+    FileSystemError,
+    ForeignFormatError,
+    KeyringError,
+    MigrationRequiredError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vaylix_storage._key_providers import KeyProvider
+
+__all__ = [
+    "DataDirectory",
+    "NodeIdentity",
+    "lock_directory",
+    "older_format_names",
+    "read_identity",
+]
+
+_FORMAT_VERSION: Final = 4
+_IDENTITY_NAME: Final = "node.json"
+_LOG_BEGUN_NAME: Final = "wal.begun"
+_KEYRING_NAME: Final = "keyring.bin"
+_ID_BYTES: Final = 16
+_IDENTITY_BYTES_MAX: Final = 64 * 1024
+# Any of these without node.json means a directory of format 3 or older (storage section 1).
+_OLDER_FORMAT_NAMES: Final = frozenset(
+    {
+        "auth.bin",
+        "cluster-state.json",
+        _KEYRING_NAME,
+        "manifest.bin",
+        "snapshot.bin",
+        "wal.log",
+    }
+)
+_SEGMENT_SUFFIX: Final = ".wal"
+_HexId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+
+
+class NodeIdentity(msgspec.Struct, frozen=True):
+    """Who owns a data directory; ids are 32 hexadecimal digits.
+
+    `timeline` names the history of the log: a restore begins a new one.
+    """
+
+    format: int
+    cluster_id: _HexId
+    node_id: _HexId
+    timeline: _HexId
+
+
+class _IdentityFile(NodeIdentity, frozen=True):
+    """What `node.json` holds; without a checksum, as the first releases wrote it, nobody vouches.
+
+    It is the CRC-32 of format, cluster id, node id and timeline, each followed by a line end.
+    """
+
+    checksum: str | None = None
+
+
+class DataDirectory:
+    """An open, locked data directory. Close it last."""
+
+    __slots__ = ("_lock", "_vfs", "identity", "path")
+
+    def __init__(self, path: Path, vfs: Vfs, lock: Lock, identity: NodeIdentity) -> None:
+        self.path = path
+        self.identity = identity
+        self._vfs = vfs
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        vfs: Vfs,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        is_being_built: bool = False,
+    ) -> DataDirectory:
+        """Lock the directory, and create it and its identity if it is new.
+
+        Raises MigrationRequiredError for a directory of an older format, or where the migration of
+        one was interrupted, DirectoryLockedError for one in use, and FileSystemError for one that
+        was never finished, unless it `is_being_built`. None of these changes anything.
+        """
+        try:
+            if not is_being_built:
+                refuse_unfinished(path, vfs)
+            _refuse_older_format(path, vfs)
+            vfs.make_directory(path)
+            lock = lock_directory(path / "LOCK", vfs)
+        except OSError as error:
+            raise FileSystemError(f"cannot open the data directory: {error}", path=path) from error
+        try:
+            return cls(path, vfs, lock, _load_or_create_identity(path, vfs, random_bytes))
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def wal_path(self) -> Path:
+        """The directory of the log."""
+        return self.path / "wal"
+
+    @property
+    def timeline(self) -> bytes:
+        """The timeline as `LogOptions` wants it."""
+        return bytes.fromhex(self.identity.timeline)
+
+    def open_keyring(
+        self,
+        provider: KeyProvider,
+        *,
+        created_at_ms: int,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> Keyring:
+        """Load the keyring, or create it in a directory without data.
+
+        Raises KeyringError when the keyring is lost or the wrapping key is wrong. A lost keyring
+        is never replaced: that would hide the loss behind a fresh, useless one.
+        """
+        path = self.path / _KEYRING_NAME
+        try:
+            is_new = not self._vfs.exists(path)
+            has_data = is_new and _has_segments(self.wal_path, self._vfs)
+        except OSError as error:
+            raise FileSystemError(f"cannot read the data directory: {error}", path=path) from error
+        if has_data:
+            raise KeyringError(
+                "the keyring is missing, but the directory holds encrypted data",
+                path=path,
+                remedy="restore keyring.bin from a copy; without it the data cannot be read",
+            )
+        if not is_new:
+            keyring = Keyring.load(path, vfs=self._vfs, provider=provider)
+            if len(keyring.keys) > 1:
+                settle_keyring(path, vfs=self._vfs)
+            return keyring
+        return Keyring.create(
+            path,
+            vfs=self._vfs,
+            provider=provider,
+            created_at_ms=created_at_ms,
+            random_bytes=random_bytes,
+        )
+
+    @property
+    def log_has_begun(self) -> bool:
+        """Whether there has been a log, so that finding none means that it is lost."""
+        return self._vfs.exists(self.path / _LOG_BEGUN_NAME)
+
+    def mark_log_begun(self) -> None:
+        """Note that there is a log now; call it once `Log.open` has returned."""
+        path = self.path / _LOG_BEGUN_NAME
+        try:
+            if not self._vfs.exists(path):
+                create_file_durably(self._vfs, path, b"the log in wal/ has begun\n")
+        except OSError as error:
+            raise FileSystemError(f"cannot write: {error}", path=path) from error
+
+    def close(self) -> None:
+        """Give up the lock."""
+        self._lock.release()
+
+
+def older_format_names(path: Path, vfs: Vfs) -> list[str]:
+    """Return what shows that a directory is of format 3 or older: nothing, if it is not.
+
+    Raises CorruptionError for a directory of this format without its identity, and OSError.
+    """
+    if not vfs.exists(path) or vfs.exists(path / _IDENTITY_NAME):
+        return []
+    if _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
+        raise CorruptionError(
+            f"{_IDENTITY_NAME} is missing",
+            path=path / _IDENTITY_NAME,
+            offset=0,
+            remedy="restore node.json from a copy",
+        )
+    found = sorted(_OLDER_FORMAT_NAMES.intersection(vfs.list_directory(path)))
+    if not found and _has_segments(path / "wal", vfs):
+        found = ["wal"]
+    return found
+
+
+def _refuse_older_format(path: Path, vfs: Vfs) -> None:
+    found = older_format_names(path, vfs)
+    if found:
+        raise MigrationRequiredError(
+            f"the directory holds {', '.join(found)} but no {_IDENTITY_NAME}, so it belongs to "
+            "storage format 3 or older",
+            path=path,
+            remedy=f"convert it with `{migrate_command(path)}`; the original is kept",
+        )
+
+
+def _has_keyring_of_this_format(path: Path, vfs: Vfs) -> bool:
+    if not vfs.exists(path):
+        return False
+    file = vfs.open(path)
+    try:
+        return file.read_at(0, len(KEYRING_MAGIC)) == KEYRING_MAGIC
+    finally:
+        file.close()
+
+
+def _has_segments(wal_path: Path, vfs: Vfs) -> bool:
+    if not vfs.exists(wal_path):
+        return False
+    return any(name.endswith(_SEGMENT_SUFFIX) for name in vfs.list_directory(wal_path))
+
+
+def lock_directory(path: Path, vfs: Vfs) -> Lock:
+    """Take the lock of a data directory by the path of its lock file.
+
+    Raises DirectoryLockedError, and OSError.
+    """
+    try:
+        return vfs.lock(path)
+    except BlockingIOError as error:
+        raise DirectoryLockedError(
+            "another process uses this data directory",
+            path=path,
+            remedy="stop it, or choose another directory",
+        ) from error
+
+
+def read_identity(path: Path, vfs: Vfs) -> NodeIdentity:
+    """Return who owns a data directory, and change nothing.
+
+    Raises CorruptionError, ForeignFormatError for another format, and OSError.
+    """
+    file = vfs.open(path / _IDENTITY_NAME)
+    try:
+        content = file.read_at(0, _IDENTITY_BYTES_MAX)
+    finally:
+        file.close()
+    return _parse_identity(content, path / _IDENTITY_NAME)
+
+
+def _load_or_create_identity(
+    path: Path, vfs: Vfs, random_bytes: Callable[[int], bytes]
+) -> NodeIdentity:
+    file_path = path / _IDENTITY_NAME
+    try:
+        if vfs.exists(file_path):
+            # A start that was killed may have left names here that are not on the disk yet.
+            vfs.sync_directory(path)
+            return read_identity(path, vfs)
+        ids = [random_bytes(_ID_BYTES).hex() for _ in range(3)]
+        identity = NodeIdentity(_FORMAT_VERSION, *ids)
+        file = _IdentityFile(
+            identity.format,
+            identity.cluster_id,
+            identity.node_id,
+            identity.timeline,
+            _checksum(identity),
+        )
+        content = msgspec.json.format(msgspec.json.encode(file)) + b"\n"
+        create_file_durably(vfs, file_path, content)
+    except OSError as error:
+        raise FileSystemError(f"cannot read or write: {error}", path=file_path) from error
+    return identity
+
+
+def _checksum(identity: NodeIdentity) -> str:
+    parts = (identity.format, identity.cluster_id, identity.node_id, identity.timeline)
+    text = "".join(f"{part}\n" for part in parts)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _parse_identity(content: bytes, path: Path) -> NodeIdentity:
+    try:
+        file = msgspec.json.decode(content, type=_IdentityFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    identity = NodeIdentity(file.format, file.cluster_id, file.node_id, file.timeline)
+    if file.format != _FORMAT_VERSION:
+        raise ForeignFormatError(
+            f"the directory has storage format {identity.format}, this release uses "
+            f"{_FORMAT_VERSION}",
+            path=path,
+            remedy="start the release that wrote it",
+        )
+    if file.checksum not in (None, _checksum(identity)):
+        raise _damaged(path, "the checksum does not fit")
+    return identity
+
+
+def _damaged(path: Path, reason: str) -> CorruptionError:
+    return CorruptionError(
+        f"the identity of this node is damaged: {reason}",
+        path=path,
+        offset=0,
+        remedy="restore node.json from a copy",
+    )

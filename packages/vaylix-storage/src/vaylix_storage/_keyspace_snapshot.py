@@ -1,0 +1,154 @@
+"""The keyspace as a section of a snapshot.
+
+The section is a sequence of chunks, each a MessagePack array of `[shard number, {key: [value,
+version, expires at ms or 0], ...}]`. A shard is the top 12 bits of CRC-32 of the key. Whole shards
+are put together until a chunk has about 64 KiB, or 512 keys; one that is larger than 64 KiB is
+spread over several chunks.
+So dicts go to the encoder, and come from the decoder, as they are: no Python code runs per key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from vaylix_storage._table import SHARD_COUNT
+from vaylix_storage.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaylix_storage._keyspace import Keyspace
+    from vaylix_storage._shard_walk import ShardWalk
+    from vaylix_storage._table import Entry, Shard, Table
+
+__all__ = ["CHUNK_BYTES", "KeyspaceDump", "KeyspaceLoader", "load_keyspace_chunk"]
+
+CHUNK_BYTES: Final = 64 * 1024
+# Small keys cost time rather than bytes: whole shards are added until there are that many.
+_CHUNK_KEYS: Final = 512
+# More than MessagePack puts around the key and the value of one entry.
+_ENTRY_OVERHEAD_BYTES: Final = 30
+
+_ShardIndex = Annotated[int, msgspec.Meta(ge=0, lt=SHARD_COUNT)]
+_Version = Annotated[int, msgspec.Meta(ge=1)]
+_ExpiresAt = Annotated[int, msgspec.Meta(ge=0)]
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(
+    list[tuple[_ShardIndex, dict[bytes, tuple[bytes, _Version, _ExpiresAt]]]]
+)
+
+
+class KeyspaceDump:
+    """The chunks of the section, one for each call; `Keyspace.begin_dump` makes one.
+
+    A call takes a fraction of a millisecond, but for single entries that are large. It shows the
+    keyspace as it was at the beginning and is used by the thread that changes the keyspace, between
+    any two changes. Close it when it is given up; coming to the end closes it, too.
+    """
+
+    __slots__ = ("_chunk_bytes", "_rest", "_walk")
+
+    def __init__(self, walk: ShardWalk, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._walk = walk
+        self._chunk_bytes = chunk_bytes
+        # What is left of a shard that is larger than a chunk.
+        self._rest: Iterator[tuple[bytes, Entry]] | None = None
+
+    def next_chunk(self) -> tuple[bytes, int] | None:
+        """Return a chunk and the number of its keys; None at the end."""
+        pieces: list[tuple[int, Shard]] = []
+        held_bytes = key_count = 0
+        while held_bytes < self._chunk_bytes and key_count < _CHUNK_KEYS:
+            if self._rest is not None:
+                shard, shard_bytes = self._cut(self._rest)
+            else:
+                whole = self._walk.next_shard()
+                if whole is None:
+                    break
+                shard, shard_bytes = whole, _encoded_bytes(whole)
+                if shard_bytes > self._chunk_bytes:
+                    # It has to stay as it is until the next call.
+                    self._rest = iter(whole.copy().items())
+                    continue
+            if shard:
+                pieces.append((self._walk.shard_index, shard))
+            held_bytes += shard_bytes
+            key_count += len(shard)
+        return (_ENCODER.encode(pieces), key_count) if pieces else None
+
+    def close(self) -> None:
+        """Give up. Allowed at any time, any number of times."""
+        self._rest = None
+        self._walk.close()
+
+    def _cut(self, rest: Iterator[tuple[bytes, Entry]]) -> tuple[Shard, int]:
+        """Return the next part of a large shard and its size."""
+        shard: Shard = {}
+        shard_bytes = 0
+        for key, entry in rest:
+            shard[key] = entry
+            shard_bytes += len(key) + len(entry[0]) + _ENTRY_OVERHEAD_BYTES
+            if shard_bytes >= self._chunk_bytes:
+                return shard, shard_bytes
+        self._rest = None
+        return shard, shard_bytes
+
+
+def _encoded_bytes(shard: Shard) -> int:
+    """Return about how many bytes a shard takes in a chunk, and not less than it does."""
+    values = sum([len(entry[0]) for entry in shard.values()])
+    return sum(map(len, shard)) + values + _ENTRY_OVERHEAD_BYTES * len(shard)
+
+
+class KeyspaceLoader:
+    """Fills a keyspace from the chunks of a section, the quickest way: expiries come last.
+
+    The keyspace must have been empty, and must not be used before `finish`. That takes about a
+    second for a million keys that expire, and nothing when none do.
+    """
+
+    __slots__ = ("_expiring", "_keyspace", "key_count")
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._expiring: list[tuple[int, bytes]] = []
+        self.key_count = 0
+
+    def add(self, plain: bytes) -> None:
+        """Add the entries of one chunk; errors as `load_keyspace_chunk`."""
+        self.key_count += _load(self._keyspace.table, plain, self._expiring)
+
+    def finish(self) -> None:
+        """Make the keyspace fit for use."""
+        self._keyspace.table.expiry.add_many(self._expiring)
+        self._expiring = []
+
+
+def load_keyspace_chunk(keyspace: Keyspace, plain: bytes) -> int:
+    """Add the entries of one chunk to a keyspace; return how many keys these are.
+
+    Each call leaves the keyspace fit for use and takes a few milliseconds at most, so that a node
+    that serves others can load between two requests. Raises CorruptionError, without a place, when
+    these are not entries, or not all of them new: the keyspace is of no use then. No walk must be
+    open.
+    """
+    expiring: list[tuple[int, bytes]] = []
+    key_count = _load(keyspace.table, plain, expiring)
+    keyspace.table.expiry.add_many(expiring)
+    return key_count
+
+
+def _load(table: Table, plain: bytes, expiring: list[tuple[int, bytes]]) -> int:
+    try:
+        pieces = _DECODER.decode(plain)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"a chunk does not hold entries of a keyspace: {error}") from error
+    key_count = 0
+    for shard_index, shard in pieces:
+        expiring += [(entry[2], key) for key, entry in shard.items() if entry[2]]
+        key_count += len(shard)
+        if not table.adopt(shard_index, shard):
+            raise CorruptionError("a chunk holds a key twice, or one of another shard")
+    return key_count

@@ -1,0 +1,169 @@
+"""Where a restore goes: what may be there before, and how the new directory takes its place.
+
+    <target>.restoring        is built, read back and finished under this name;
+    <target>.replaced-<time>  then an old target gets this one, and stays,
+    <target>                  and the new directory takes its place.
+
+So at any moment the target is missing, the old directory or the whole new one. Where it is missing
+beside a `.restoring`, nothing starts afresh (`_staging.refuse_unfinished`); doing the restore again
+begins anew, since the source is still there.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from vaylix_storage._staging import (
+    RESTORING_SUFFIX,
+    is_bare,
+    is_empty,
+    is_unfinished,
+    remove_built,
+    sibling,
+)
+from vaylix_storage.errors import DirectoryLockedError, FileSystemError, RestoreTargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from vaylix_storage._vfs import Lock, Vfs
+
+__all__ = ["REPORT_NAME", "RestoreTarget"]
+
+# Says of a directory that it was restored, and from what; nothing reads it after that.
+REPORT_NAME: Final = "restore.json"
+_REPLACED: Final = ".replaced"
+
+
+class _Found(Enum):
+    NOTHING = "nothing"
+    EMPTY = "empty"
+    DATA = "data"
+
+
+class RestoreTarget:
+    """The target of one restore. Raises OSError throughout."""
+
+    def __init__(self, path: Path, vfs: Vfs) -> None:
+        self._given = path
+        self._vfs = vfs
+        # Beside what a link leads to, not beside the link.
+        self._path = vfs.resolve(path)
+        self.staging = sibling(path, RESTORING_SUFFIX, vfs)
+
+    def check(self, sources: Iterable[Path], *, force: bool) -> None:
+        """Raise unless a restore may go here; changes nothing."""
+        vfs = self._vfs
+        for source in sources:
+            real = vfs.resolve(source)
+            for path in (self._path, self.staging):
+                if real.is_relative_to(path) or path.is_relative_to(real):
+                    raise RestoreTargetError(
+                        f"a restore cannot lie in {source}, nor that in it",
+                        path=self._given,
+                        remedy="choose another target",
+                    )
+        if vfs.exists(self.staging) and not self._is_ours():
+            raise RestoreTargetError(
+                "the name that the restore needs while it is built is taken",
+                path=self.staging,
+                remedy="take it away, or give it another name",
+            )
+        found = self._find()
+        if found is _Found.NOTHING:
+            return
+        if found is _Found.DATA and not force:
+            raise RestoreTargetError(
+                "the target is not empty",
+                path=self._given,
+                remedy="choose one that does not exist, or say --force to put it aside",
+            )
+        if vfs.is_directory(self._path):
+            self._lock().release()
+
+    def clear_staging(self) -> None:
+        """Remove what an earlier attempt has left."""
+        if self._vfs.exists(self.staging):
+            remove_built(self.staging, self._vfs)
+
+    def take_place(self, now_ms: int, *, force: bool) -> Path | None:
+        """Give the finished directory its name; return where an old one is kept."""
+        vfs, found = self._vfs, self._find()
+        if found is _Found.NOTHING:
+            self._rename_into_place()
+            return None
+        if found is _Found.DATA and not force:
+            raise RestoreTargetError(
+                "the target was filled meanwhile", path=self._given, remedy="choose another one"
+            )
+        lock = self._lock() if vfs.is_directory(self._path) else None
+        try:
+            if found is _Found.EMPTY:
+                if vfs.exists(self._path / "LOCK"):
+                    vfs.unlink(self._path / "LOCK")
+                self._rename_into_place()
+                return None
+            return self._replace(now_ms)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _replace(self, now_ms: int) -> Path:
+        vfs, parent = self._vfs, self._path.parent
+        replaced = self._path.with_name(f"{self._path.name}{_REPLACED}-{now_ms}")
+        if vfs.exists(replaced):
+            raise RestoreTargetError("the name for the old target is taken", path=replaced)
+        self._rename(self._path, replaced)
+        try:
+            vfs.sync_directory(parent)
+            self._rename_into_place()
+        except (FileSystemError, OSError):
+            # The old directory must not be missing because of that.
+            with suppress(OSError):
+                if not vfs.exists(self._path):
+                    vfs.rename(replaced, self._path)
+                    vfs.sync_directory(parent)
+            raise
+        return replaced
+
+    def _rename_into_place(self) -> None:
+        self._rename(self.staging, self._path)
+        self._vfs.sync_directory(self._path.parent)
+
+    def _rename(self, path: Path, name: Path) -> None:
+        try:
+            self._vfs.rename(path, name)
+        except OSError as error:
+            raise FileSystemError(
+                f"the directory cannot be renamed: {error}",
+                path=path,
+                remedy="a mount point cannot be renamed: restore into a directory below it",
+            ) from error
+
+    def _find(self) -> _Found:
+        vfs, path = self._vfs, self._path
+        if not vfs.exists(path):
+            return _Found.NOTHING
+        if vfs.is_directory(path) and is_empty(path, vfs):
+            return _Found.EMPTY
+        return _Found.DATA
+
+    def _is_ours(self) -> bool:
+        vfs, path = self._vfs, self.staging
+        return vfs.is_directory(path) and (
+            is_unfinished(path, vfs) or is_bare(path, vfs) or vfs.exists(path / REPORT_NAME)
+        )
+
+    def _lock(self) -> Lock:
+        """Keep others out of what is there, without creating anything in it."""
+        try:
+            return self._vfs.lock_shared(self._path / "LOCK")
+        except BlockingIOError as error:
+            raise DirectoryLockedError(
+                "another process uses the target",
+                path=self._given,
+                remedy="stop it, or choose another target",
+            ) from error
