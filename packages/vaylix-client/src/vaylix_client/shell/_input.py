@@ -1,0 +1,70 @@
+"""Where lines come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+__all__ = [
+    "LINE_BYTES_MAX",
+    "InputInterruptedError",
+    "LineInput",
+    "PipedInput",
+    "UnreadableLineError",
+]
+
+# No request can be larger than a frame of 8 MiB, so neither can a line that makes sense.
+LINE_BYTES_MAX: Final = 8 * 1024 * 1024
+
+
+class UnreadableLineError(Exception):
+    """One line could not be read; the next one may be fine. The text says why."""
+
+
+class InputInterruptedError(Exception):
+    """The user pressed Ctrl-C at the prompt."""
+
+
+class LineInput(Protocol):
+    """A source of lines."""
+
+    def start(self) -> None:
+        """Prepare; called once, when the connection is there."""
+
+    def read_line(self) -> str | None:
+        """Return the next line, `None` at the end.
+
+        Raise `UnreadableLineError`, `InputInterruptedError`.
+        """
+
+    def finish(self) -> None:
+        """Keep what is worth keeping; called at a normal end only."""
+
+
+class PipedInput:
+    """Lines of a pipe or file: no prompt, no history."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def read_line(self) -> str | None:
+        """See `LineInput`."""
+        line = self._stream.readline(LINE_BYTES_MAX + 1)
+        if not line:
+            return None
+        if len(line) > LINE_BYTES_MAX:
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(LINE_BYTES_MAX)
+            raise UnreadableLineError(f"line is longer than {LINE_BYTES_MAX} bytes")
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            raise UnreadableLineError("stream did not contain valid UTF-8") from error
+
+    def finish(self) -> None:
+        """Nothing to keep."""
