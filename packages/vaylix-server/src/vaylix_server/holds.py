@@ -1,0 +1,37 @@
+"""Why a session may stand still, and how its socket is set up."""
+
+from __future__ import annotations
+
+import enum
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Hold", "tune"]
+
+# The stock event loop of Python asks the kernel for this much, and is slow with large buffers.
+STOCK_READ_BYTES_MAX = 32 * 1024
+
+
+class Hold(enum.Flag):
+    """Why a session does not work on requests."""
+
+    NOTHING = 0
+    OUTPUT = enum.auto()
+    IN_FLIGHT = enum.auto()
+    ROOM = enum.auto()
+    BARRIER = enum.auto()
+    ENDING = enum.auto()
+
+
+def tune(transport: asyncio.Transport) -> None:
+    """Send small frames at once, and read in pieces that the stock event loop is quick with."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that vanished without a word would keep its place for ever.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(transport, "max_size"):
+        transport.max_size = STOCK_READ_BYTES_MAX

@@ -1,0 +1,594 @@
+"""One connection: its bytes, the order of its replies, and how much of it may be in memory.
+
+Order of replies
+----------------
+
+Requests are answered in the order in which they came, although some answers are known at once and
+others only when a write is durable. `_queue` holds what is not sent yet and stands behind a write:
+
+    [run, frame, frame, run]      a run is waiting for its results, a frame is ready
+
+Whatever stands before the first run has been handed to the transport. When a run is settled it is
+at the head; its replies and the frames behind it go out, up to the next run. While the queue is
+empty, replies go straight into `_out`, which is written once per call from the loop.
+
+A reply that is larger than the client takes ends the connection (protocol spec 18, item 4), behind
+the replies before it. From then on, and once the connection is lost, the session is *muted*: runs
+that were submitted are settled all the same, but nobody is told.
+
+Flow control
+------------
+
+A session stops working on requests while any of the reasons in `Hold` stands. What it has
+received and not worked on waits in `_stalled`; reading is paused meanwhile, so that is never more
+than what a few reads brought. The reasons:
+
+* the client does not take its replies fast enough (the transport says so);
+* what it has asked for and not been answered weighs more than `SESSION_WEIGHT_MAX`;
+* all sessions together have more under way than the write path takes;
+* a barrier is being worked on: AUTH decides what may come next, and a snapshot, backup or restore
+  must not be overtaken by what stands behind it.
+
+A client that does not read, half-sends or says nothing so costs a bounded amount of memory, and
+nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from vaylix_protocol import (
+    ClientHello,
+    Connection,
+    ConnectionBroken,
+    ConnectionClosed,
+    ErrorCode,
+    ErrorReply,
+    Event,
+    GetRun,
+    LocalProtocolError,
+    NotFound,
+    Reply,
+    Request,
+    Role,
+    SetRun,
+    Value,
+    error_reply,
+)
+from vaylix_server.dispatcher import Dispatcher
+from vaylix_server.fast_paths import (
+    GETS_AT_ONCE_MAX,
+    OUT_BYTES_MAX,
+    fits,
+    split_gets,
+    split_sets,
+)
+from vaylix_server.holds import Hold, tune
+from vaylix_server.prepare import is_write, reply_of, result_bytes
+from vaylix_server.weights import (
+    SESSION_WEIGHT_MAX,
+    WEIGHT_BYTES,
+    command_weight,
+    frame_weight,
+)
+from vaylix_server.write_path import Run
+from vaylix_storage import Answer, ExecResult, Result
+from vaylix_storage import commands as log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vaylix_server.registry import SessionRegistry
+    from vaylix_server.services import Services
+
+__all__ = ["Session"]
+
+# How long a closing connection may take to send what it still has.
+LINGER_SECONDS = 10.0
+_HEALTH_CHECK = "vaylix-healthcheck"
+# Made once: a union would be made anew for each request.
+_RUNS = (GetRun, SetRun)
+
+
+class Session(asyncio.Protocol):
+    """The server side of one connection, with the interface of an asyncio protocol."""
+
+    def __init__(self, services: Services, registry: SessionRegistry) -> None:
+        self._services = services
+        self._registry = registry
+        self._connection = Connection(Role.SERVER, services.protocol_settings)
+        self._transport: asyncio.Transport | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._holds = Hold.NOTHING
+        # Always `bool(self._holds)`: asked for each request, and a plain bool is much cheaper.
+        self._is_held = False
+        self._stalled: deque[Event] = deque()
+        self._queue: deque[Run | bytes] = deque()
+        # The last run of the queue while commands may still join it; submitted when closed.
+        self._run: Run | None = None
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._in_flight_weight = 0
+        self._is_muted = False
+        # The time that reads see, taken once for all requests of a read.
+        self._now_ms = 0
+        # When the client last asked something, or was last answered; for the idle timeout.
+        self._last_active = 0.0
+        self._last_buffered_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._client_name = ""
+        self.number = 0
+        self.peer = "unknown"
+
+    # The life of the connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock of the handshake."""
+        # The transports of uvloop have the interface, but not the base class.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        peername = transport.get_extra_info("peername")
+        address = "unknown"
+        if isinstance(peername, tuple):
+            address = str(peername[0])
+            self.peer = f"{address}:{peername[1]}"
+        self._dispatcher = Dispatcher(self._services, self, address)
+        tune(transport)
+        self._last_active = self._services.loop.time()
+        self._registry.add(self)
+        self._arm_timer(self._services.settings.handshake_timeout_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what waited for the client; what was submitted is settled all the same."""
+        del exc
+        # Breaks the cycles that the collector would otherwise have to find.
+        self._transport = self._dispatcher = None
+        self._is_muted = True
+        self._hold(Hold.ENDING)
+        self._close_run()
+        self._stalled.clear()
+        self._out.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._registry.remove(self)
+
+    def eof_received(self) -> bool:
+        """Answer what came before the end, then close; True keeps the transport for that."""
+        self._take(self._connection.receive_eof())
+        return True
+
+    def end(self, reason: str) -> None:
+        """Close behind the replies to all earlier requests. An empty reason is not logged."""
+        if reason and self._client_name != _HEALTH_CHECK:
+            self._services.log.warning(
+                "server.connection", f"connection_id={self.number} peer={self.peer} {reason}"
+            )
+        self._hold(Hold.ENDING)
+        self._stalled.clear()
+        self._close_run()
+        self._close_when_answered()
+
+    def stop(self) -> None:
+        """Take no further request from the wire; close once all that were taken are answered."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+        if self._holds & Hold.ENDING:
+            return
+        if self._holds:
+            # What waits was taken before the stop, so it is answered like what is under way.
+            self._stalled.append(ConnectionClosed())
+        else:
+            self.end("")
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close_when_answered(self) -> None:
+        answered = self._is_muted or not self._queue
+        if self._holds & Hold.ENDING and answered and self._transport is not None:
+            self._write_out()
+            # Close lets the transport send what it still has, but not for ever.
+            self._transport.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._services.loop.call_later(LINGER_SECONDS, self.abort)
+
+    # Timers.
+
+    def _arm_timer(self, seconds: float) -> None:
+        self._timer = self._services.loop.call_later(seconds, self._check_silence, seconds)
+
+    def _check_silence(self, limit_seconds: float) -> None:
+        """Close a connection that said nothing for the limit; else look again when it is due."""
+        silent = self._services.loop.time() - self._last_active
+        working = bool(self._queue) or bool(self._holds & ~Hold.OUTPUT) or self._is_taking()
+        if silent < limit_seconds or working:
+            self._arm_timer(limit_seconds if working else limit_seconds - silent)
+            return
+        self._services.metrics.idle_disconnects += 1
+        self.abort()
+
+    def _is_taking(self) -> bool:
+        """Say whether the client has taken some of its replies since the last look."""
+        assert self._transport is not None
+        before = self._last_buffered_bytes
+        self._last_buffered_bytes = self._transport.get_write_buffer_size()
+        return self._last_buffered_bytes < before
+
+    # Bytes in.
+
+    def data_received(self, data: bytes) -> None:
+        """Work on the requests in `data`, or put them aside."""
+        connection = self._connection
+        events = connection.receive_data(data)
+        if len(events) == 1 and not self._is_held and not connection.has_more:
+            event = events[0]
+            if isinstance(event, _RUNS) and self._take_whole(event):
+                return
+        if events:
+            self._take(events)
+
+    def _take_whole(self, run: GetRun | SetRun) -> bool:
+        """Serve a read that brought nothing but one run; False when that needs more care.
+
+        A client that waits for each answer costs two system calls a request, and whatever is
+        spent beside them counts. The outcome is that of `_work`.
+        """
+        dispatcher, services = self._dispatcher, self._services
+        assert dispatcher is not None
+        dispatcher.refresh_rights()
+        if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, services.limits):
+            return False
+        self._last_active = services.loop.time()
+        if isinstance(run, GetRun):
+            if self._queue or not dispatcher.reads_at_once:
+                return False
+            self._now_ms = services.write_path.read_time_ms()
+            self._answer_gets(run)
+        else:
+            if not dispatcher.writes_at_once:
+                return False
+            _, rest = split_sets(run, SESSION_WEIGHT_MAX - self._in_flight_weight)
+            if rest is not None:
+                return False
+            self._take_sets(run)
+            self._close_run()
+        self._write_out()
+        return True
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self._last_active = self._services.loop.time()
+        if not self._is_held:
+            self._work(events)
+            if self._connection.has_more:
+                self._go_on()
+        elif not self._holds & Hold.ENDING:
+            self._stalled.extend(events)
+
+    def _work(self, events: Sequence[Event]) -> None:
+        """Work on events until a reason to stop comes up, and put the rest aside."""
+        dispatcher, pending = self._dispatcher, deque(events)
+        assert dispatcher is not None
+        assert not self._is_held
+        started, requests = time.monotonic(), self._services.metrics.requests
+        self._now_ms = self._services.write_path.read_time_ms()
+        dispatcher.refresh_rights()
+        while pending and not self._is_held:
+            event = pending.popleft()
+            if isinstance(event, _RUNS):
+                rest = self._take_part(event)
+                pending.extendleft(reversed(rest))
+            elif isinstance(event, Request):
+                dispatcher.handle(event)
+            else:
+                self._on_event(event)
+            if self._out_bytes > OUT_BYTES_MAX:
+                self._write_out()
+        if pending and not self._holds & Hold.ENDING:
+            self._stalled.extendleft(reversed(pending))
+        waiting = 0 if self._run is None else len(self._run.commands)
+        self._close_run()
+        self._write_out()
+        self._judge_speed(started, self._services.metrics.requests - requests - waiting)
+
+    def _take_part(self, run: GetRun | SetRun) -> Sequence[Event]:
+        """Serve as much of a run as may be served at once; return what has to follow it."""
+        dispatcher = self._dispatcher
+        assert dispatcher is not None
+        rest: GetRun | SetRun | None
+        if not fits(run, self._services.limits):
+            return run.requests()
+        if isinstance(run, GetRun):
+            if self._queue or not dispatcher.reads_at_once:
+                return run.requests()
+            part, rest = split_gets(run)
+            self._answer_gets(part)
+        else:
+            if not dispatcher.writes_at_once:
+                return run.requests()
+            sets, rest = split_sets(run, SESSION_WEIGHT_MAX - self._in_flight_weight)
+            self._take_sets(sets)
+        return () if rest is None else (rest,)
+
+    def _answer_gets(self, run: GetRun) -> None:
+        services = self._services
+        count = len(run.keys)
+        services.metrics.requests += count
+        services.metrics.reads_at_once += count
+        self._send_values(run.request_ids, services.keyspace.mget(run.keys, self._now_ms))
+
+    def _send_values(self, request_ids: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        connection = self._connection
+        try:
+            if len(values) != 1:
+                frames = connection.send_values(request_ids, values)
+            elif values[0] is None:
+                frames = connection.send_not_found(request_ids[0])
+            else:
+                frames = connection.send_value(request_ids[0], values[0])
+        except LocalProtocolError:
+            # One of them is too large. Those before it are answered before the connection ends.
+            for request_id, value in zip(request_ids, values, strict=True):
+                if not self._is_held:
+                    self.reply(request_id, NotFound() if value is None else Value(value))
+            return
+        self._out.append(frames)
+        self._out_bytes += len(frames)
+
+    def _take_sets(self, run: SetRun) -> None:
+        commands: list[log.Command] = list(map(log.Set, run.keys, run.values))
+        payload_bytes = run.payload_bytes
+        self._open_run().add_writes(run.request_ids, commands, payload_bytes)
+        self._charge_run(len(commands) + payload_bytes // WEIGHT_BYTES)
+        self._services.metrics.requests += len(commands)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ClientHello):
+            self._welcome(event)
+        elif isinstance(event, ConnectionBroken):
+            # An end in the middle of a frame is how clients leave, and not worth a line.
+            left = event.error.error_code is ErrorCode.TRN_007
+            self.end("" if left else event.error.described)
+        else:
+            assert isinstance(event, ConnectionClosed)
+            self.end("")
+
+    def _welcome(self, hello: ClientHello) -> None:
+        services = self._services
+        self._client_name = hello.client_name
+        if self._registry.is_full:
+            self._put(self._connection.reject(error_reply(ErrorCode.SRV_003)))
+            self.end("turned away: all connections are in use")
+            return
+        self._put(self._connection.accept(hello, services.new_server_id()))
+        if self._connection.is_rejected:
+            self.end("asked for a protocol version that is not spoken here")
+            return
+        self._registry.admit(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if services.settings.idle_timeout_seconds is not None:
+            self._arm_timer(services.settings.idle_timeout_seconds)
+
+    def _judge_speed(self, started: float, requests: int) -> None:
+        """Count slow commands; those that are answered together are as slow as all of them."""
+        threshold_ms = self._services.settings.slow_command_threshold_ms
+        # Not the time of the loop, which stands still while a callback runs.
+        if threshold_ms and (time.monotonic() - started) * 1000 >= threshold_ms:
+            self._services.metrics.slow_commands += requests
+
+    # Holding and going on.
+
+    def _hold(self, reason: Hold) -> None:
+        if not self._is_held and self._transport is not None:
+            self._transport.pause_reading()
+        self._holds |= reason
+        self._is_held = True
+
+    def _release(self, reason: Hold) -> None:
+        self._holds &= ~reason
+        self._is_held = bool(self._holds)
+        self._go_on()
+        if not self._is_held and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _go_on(self) -> None:
+        """Work on what was put aside, then on what is still compressed in the connection."""
+        while not self._is_held:
+            if self._stalled:
+                events: Sequence[Event] = list(self._stalled)
+                self._stalled.clear()
+            elif self._connection.has_more:
+                events = self._connection.receive_data(b"")
+            else:
+                return
+            self._work(events)
+
+    def pause_writing(self) -> None:
+        """Stop answering a client that does not take its answers."""
+        self._hold(Hold.OUTPUT)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._release(Hold.OUTPUT)
+
+    def hold_at_barrier(self) -> None:
+        """Work on no further request until the one at hand is answered."""
+        self._hold(Hold.BARRIER)
+
+    def release_barrier(self, request_id: bytes, reply: Reply) -> None:
+        """Send the answer behind all earlier ones and go on."""
+        self.reply(request_id, reply)
+        self._write_out()
+        self._release(Hold.BARRIER)
+
+    # Replies out.
+
+    def reply(self, request_id: bytes, reply: Reply) -> None:
+        """Send a reply behind all earlier ones; one that is too large ends the connection."""
+        self._close_run()
+        try:
+            frame = self._connection.send_reply(request_id, reply)
+        except LocalProtocolError as error:
+            self.end(error.described)
+            return
+        self._put(frame)
+
+    def _put(self, frame: bytes) -> None:
+        """Send a frame behind everything that waits for an answer."""
+        if not self._queue:
+            self._out.append(frame)
+            self._out_bytes += len(frame)
+            return
+        self._queue.append(frame)
+        self._charge(frame_weight(frame))
+
+    def read(self, request_id: bytes, command: log.Command) -> None:
+        """Answer a command that changes nothing, at once or in its place behind a write."""
+        services = self._services
+        if self._queue:
+            services.metrics.reads_behind_writes += 1
+            self._open_run().add_read(request_id, command)
+            self._charge_run(command_weight(command))
+            return
+        services.metrics.reads_at_once += 1
+        result = services.keyspace.apply((command,), self._now_ms, want_results=True)[0]
+        try:
+            frame = self._encode(request_id, command, result)
+        except LocalProtocolError as error:
+            self.end(error.described)
+            return
+        self._put(frame)
+
+    def write(self, request_id: bytes, command: log.Command, payload_bytes: int) -> None:
+        """Log and apply a command; its reply follows from the result."""
+        self._open_run().add_write(request_id, command, payload_bytes)
+        self._charge_run(command_weight(command) + payload_bytes // WEIGHT_BYTES)
+
+    def _charge_run(self, weight: int) -> None:
+        assert self._run is not None
+        self._run.weight += weight
+        self._charge(weight)
+
+    def _charge(self, weight: int) -> None:
+        self._in_flight_weight += weight
+        if self._in_flight_weight >= SESSION_WEIGHT_MAX:
+            self._hold(Hold.IN_FLIGHT)
+
+    def _open_run(self) -> Run:
+        run = self._run
+        if run is None:
+            assert self._dispatcher is not None
+            run = self._run = Run(self, self._dispatcher.username or "")
+            self._queue.append(run)
+        return run
+
+    def _close_run(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        self._run = None
+        write_path = self._services.write_path
+        write_path.submit(run)
+        if write_path.is_full and not self._holds & Hold.ROOM:
+            self._hold(Hold.ROOM)
+            write_path.when_room(lambda: self._release(Hold.ROOM))
+
+    def _write_out(self) -> None:
+        if self._out:
+            if self._transport is not None:
+                out = self._out
+                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._out.clear()
+            self._out_bytes = 0
+
+    # What the write path calls.
+
+    def settle(self, run: Run, results: Sequence[Result]) -> None:
+        """Encode the replies of the run at the head of the queue, and the frames behind it."""
+        self._leave_queue(run)
+        self._judge_speed(run.started, len(run.commands))
+        if self._is_muted:
+            return
+        if len(results) == 1 and results[0] is Answer.OK:
+            self._out.append(self._connection.send_ok(run.request_ids[0]))
+        elif results.count(Answer.OK) == len(results):
+            self._out.append(self._connection.send_oks(run.request_ids))
+        else:
+            self._settle_each(run, results)
+        self._move_ready_frames()
+
+    def _settle_each(self, run: Run, results: Sequence[Result]) -> None:
+        parts = zip(run.request_ids, run.commands, results, strict=True)
+        try:
+            for request_id, command, result in parts:
+                self._out.append(self._encode(request_id, command, result))
+        except LocalProtocolError as error:
+            self._is_muted = True
+            self.end(error.described)
+
+    def _encode(self, request_id: bytes, command: log.Command, result: Result) -> bytes:
+        """Encode the reply to a command; raises LocalProtocolError when it is too large."""
+        if isinstance(result, ExecResult):
+            self._services.metrics.transactions_committed += 1
+        negotiation = self._connection.negotiation
+        assert negotiation is not None
+        if result_bytes(result) > negotiation.max_frame_bytes:
+            # Known before anything is copied: a transaction can ask for gigabytes.
+            raise LocalProtocolError.of(
+                ErrorCode.TRN_006,
+                length=result_bytes(result),
+                maximum=negotiation.max_frame_bytes,
+            )
+        return self._connection.send_reply(request_id, reply_of(command, result))
+
+    def fail(self, run: Run, reply: ErrorReply) -> None:
+        """Answer every write of the run with the same error, and the reads in between."""
+        self._leave_queue(run)
+        now_ms = self._services.write_path.read_time_ms()
+        try:
+            for request_id, command in zip(run.request_ids, run.commands, strict=True):
+                if self._is_muted:
+                    return
+                if is_write(command):
+                    self._out.append(self._connection.send_reply(request_id, reply))
+                    continue
+                results = self._services.keyspace.apply((command,), now_ms, want_results=True)
+                self._out.append(self._encode(request_id, command, results[0]))
+        except LocalProtocolError as error:
+            self._is_muted = True
+            self.end(error.described)
+        self._move_ready_frames()
+
+    def flush(self) -> None:
+        """Send what was settled, and go on with what waited for it."""
+        self._write_out()
+        if not self._queue:
+            self._last_active = self._services.loop.time()
+        if not self._is_held:
+            return
+        if self._holds & Hold.IN_FLIGHT and self._in_flight_weight < SESSION_WEIGHT_MAX:
+            self._release(Hold.IN_FLIGHT)
+        self._close_when_answered()
+
+    def _leave_queue(self, run: Run) -> None:
+        head = self._queue.popleft()
+        while isinstance(head, bytes):
+            # Ready frames are left at the head only where nobody is told any more.
+            assert self._is_muted
+            head = self._queue.popleft()
+        assert head is run, "runs are settled in the order of their submission"
+        self._in_flight_weight -= run.weight
+        assert self._in_flight_weight >= 0
+
+    def _move_ready_frames(self) -> None:
+        while self._queue and isinstance(self._queue[0], bytes) and not self._is_muted:
+            frame = self._queue.popleft()
+            assert isinstance(frame, bytes)
+            self._in_flight_weight -= frame_weight(frame)
+            self._out.append(frame)

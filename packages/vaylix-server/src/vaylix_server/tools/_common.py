@@ -1,0 +1,140 @@
+"""What the offline tools share: their options, how they report errors, and how they show progress.
+
+Exit codes: 0 good, 1 failure, 2 usage, 8 corrupt. An error is one line on standard error, with
+code, name, cause and remedy; results go to standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE, key_provider
+from vaylix_server.errors import refusal
+from vaylix_storage import RealVfs
+from vaylix_storage.errors import CorruptionError, StorageError
+from vaylix_storage.offline import RateLimited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    from vaylix_storage import KeyProvider
+
+    _F = TypeVar("_F", bound=Callable[..., None])
+
+__all__ = [
+    "EXIT_CORRUPT",
+    "EXIT_FAILURE",
+    "data_dir_option",
+    "errors_reported",
+    "free_bytes",
+    "key_options",
+    "now_ms",
+    "output_option",
+    "progress",
+    "provider_of",
+]
+
+EXIT_FAILURE = 1
+EXIT_CORRUPT = 8
+_LINE_SECONDS = 3.0
+
+
+def data_dir_option(command: _F) -> _F:
+    """Add `--data-dir`, which every tool needs."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        required=True,
+        envvar="VAYLIX_DATA_DIR",
+        show_envvar=True,
+        help="The data directory.",
+    )(command)
+
+
+def key_options(command: _F) -> _F:
+    """Add `--key-provider` and `--key-file`."""
+    command = click.option(
+        "--key-file",
+        type=click.Path(path_type=Path),
+        envvar="VAYLIX_KEY_FILE",
+        help=f"Key file, where it is not {KEY_FILE_NAME} in the data directory.",
+    )(command)
+    return click.option(
+        "--key-provider",
+        type=click.Choice(["file", "env"]),
+        default="file",
+        show_default=True,
+        envvar="VAYLIX_KEY_PROVIDER",
+        help=f"Who wraps the storage keys; `env` takes the variable {KEY_VARIABLE}.",
+    )(command)
+
+
+def output_option(command: _F) -> _F:
+    """Add `--output`."""
+    return click.option(
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="`json` has more detail.",
+    )(command)
+
+
+def provider_of(name: str, key_file: Path | None, data_dir: Path) -> KeyProvider:
+    """Return the key provider that the options name."""
+    if name != "file" and key_file is not None:
+        raise click.UsageError("--key-file has no meaning with another --key-provider than file")
+    return key_provider(name, key_file or data_dir / KEY_FILE_NAME, RealVfs())
+
+
+def now_ms() -> int:
+    """Return the wall clock in ms."""
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """End the process with one line for an error of the storage."""
+    try:
+        yield
+    except CorruptionError as error:
+        click.echo(str(refusal(error)), err=True)
+        sys.exit(EXIT_CORRUPT)
+    except (StorageError, OSError) as error:
+        click.echo(str(refusal(error)), err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+def progress() -> RateLimited:
+    """Show progress on standard error: a bar on a terminal, else a line every few seconds.
+
+    What is done within these few seconds is not worth a line.
+    """
+    is_terminal = sys.stderr.isatty()
+    first_line = time.monotonic() + _LINE_SECONDS
+
+    def show(what: str, done: int, total: int) -> None:
+        share = 100 if total == 0 else done * 100 // total
+        if is_terminal:
+            filled = "#" * (share // 4)
+            end = "\n" if done >= total else "\r"
+            click.echo(f"{what:<32.32} [{filled:<25}] {share:3} %{end}", err=True, nl=False)
+        elif time.monotonic() >= first_line:
+            click.echo(f"{what}: {share} %", err=True)
+
+    return RateLimited(show, time.monotonic, 0.1 if is_terminal else _LINE_SECONDS)
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much room there is for this user on the volume of a path."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    status = os.statvfs(existing)
+    return status.f_bavail * status.f_frsize

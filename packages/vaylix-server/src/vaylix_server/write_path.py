@@ -1,0 +1,465 @@
+"""The life of a write between its session and its answer: propose, persist, commit, apply, answer.
+
+Theory of operation
+-------------------
+
+Sessions submit *runs*: the commands that one connection wants applied in order, made from what
+arrived in one read. All runs of a loop turn become one batch, which is encoded, sealed, written
+and synced once. While that lasts the next runs gather; so group commit needs no timer, and the
+batches are as large as the disk is slow.
+
+    gathering --_turn--> persisting --_persisted--> committed --> applied --> answered
+
+At most one batch is persisting. It is applied only after it is committed; on a single voter that
+is when its own sync has returned. Between two batches the log is free for chores that nothing
+may be appended beside, such as ending a segment for a snapshot; they wait for the batch that is
+under way, and the next batch gathers while they last.
+
+A run may also hold reads that stand behind a write of their own connection: they are applied in
+their place and not logged.
+
+Time: a batch is applied at the time it was stamped with, which lies behind the clock by the time it
+is durable. Until then nobody may see a later time, or a key could be seen to expire and then be
+given a longer life by that batch; and no dead key may leave memory by a later time, or the batch
+would find another state than its replay. `read_time_ms` is that bound.
+
+Who waits and who does not: `submit` never blocks. When too much is gathered `is_full` turns
+true, and sessions stop reading from their clients until `when_room` calls them back.
+
+A failed write or sync ends all this. What was persisting is in doubt, so it is answered with an
+error that says so; what was gathering was never written and is answered with one that says that.
+Nothing is ever retried: after a failed fsync, a second one that succeeds proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from vaylix_protocol import ErrorCode, ErrorReply, error_reply
+from vaylix_server.interfaces import AckMode, LogPort, Progress, Storage
+from vaylix_storage import Batch, BatchKind, Result
+from vaylix_storage.errors import LogPoisonedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaylix_server.clock import TimeKeeper
+    from vaylix_server.machine import StateMachine
+    from vaylix_server.metrics import Metrics
+    from vaylix_server.sync_gate import SyncGate
+    from vaylix_storage.commands import Command
+
+__all__ = ["Run", "RunOwner", "WritePath"]
+
+GATHERED_BYTES_MAX = 8 * 1024 * 1024
+GATHERED_COMMANDS_MAX = 65_536
+# Batches that are applied and that the ack mode holds back.
+UNANSWERED_BATCHES_MAX = 64
+# Standalone: the term never changes, and the log of a cluster starts above it.
+_TERM = 0
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    """`run` works on the log thread and returns how to tell; `refuse` tells that it did not."""
+
+    run: Callable[[], Callable[[], None]]
+    refuse: Callable[[], None]
+
+
+class RunOwner(Protocol):
+    """The session behind a run. Both calls come once per run, in the order of submission."""
+
+    def settle(self, run: Run, results: list[Result]) -> None:
+        """Take the results, one for each command; replies are sent when `flush` is called."""
+
+    def fail(self, run: Run, reply: ErrorReply) -> None:
+        """Take the one error that answers every write of the run."""
+
+    def flush(self) -> None:
+        """Send what `settle` and `fail` have prepared."""
+
+
+class Run:
+    """Commands of one connection, in order. `payload_bytes` is what they took on the wire.
+
+    `commands` are applied; `logged` are those of them that change something. They are one and the
+    same list unless a read stands among them.
+    """
+
+    __slots__ = (
+        "commands",
+        "logged",
+        "owner",
+        "payload_bytes",
+        "principal",
+        "request_ids",
+        "started",
+        "weight",
+    )
+
+    def __init__(self, owner: RunOwner, principal: str) -> None:
+        self.owner = owner
+        self.principal = principal
+        self.request_ids: list[bytes] = []
+        self.commands: list[Command] = []
+        self.logged: list[Command] = self.commands
+        self.payload_bytes = 0
+        self.started = time.monotonic()
+        # What the owner charges itself for the run until it is settled; its own unit.
+        self.weight = 0
+
+    def add_write(self, request_id: bytes, command: Command, payload_bytes: int) -> None:
+        """Append a command that is logged."""
+        self.request_ids.append(request_id)
+        self.commands.append(command)
+        if self.logged is not self.commands:
+            self.logged.append(command)
+        self.payload_bytes += payload_bytes
+
+    def add_writes(
+        self, request_ids: list[bytes], commands: list[Command], payload_bytes: int
+    ) -> None:
+        """Append commands that are logged."""
+        self.request_ids += request_ids
+        self.commands += commands
+        if self.logged is not self.commands:
+            self.logged += commands
+        self.payload_bytes += payload_bytes
+
+    def add_read(self, request_id: bytes, command: Command) -> None:
+        """Append a command that is applied in its place but not logged."""
+        if self.logged is self.commands:
+            self.logged = self.commands.copy()
+        self.request_ids.append(request_id)
+        self.commands.append(command)
+
+
+class WritePath:
+    """Turns runs into durable, applied, answered batches. All methods run on the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        machine: StateMachine,
+        clock: TimeKeeper,
+        ack_mode: AckMode,
+        metrics: Metrics,
+        gate: SyncGate,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._log = storage.log
+        self._machine = machine
+        self._clock = clock
+        self._ack_mode = ack_mode
+        self._node_id = storage.node_id
+        self._metrics = metrics
+        self._gate = gate
+        self._on_failure = on_failure
+        self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="vaylix-log")
+        self._gathering: deque[Run] = deque()
+        self._gathered_bytes = 0
+        self._gathered_commands = 0
+        # Whether sessions must not submit; what they hold already is bounded by themselves.
+        self.is_full = False
+        self._turn_scheduled = False
+        # Invariant: runs are persisting exactly while the log thread works for us.
+        self._persisting: list[Run] = []
+        # Work for the log thread that must not meet a batch; one of it may be under way.
+        self._chores: deque[_Chore] = deque()
+        self._is_doing_chore = False
+        self._submitted_count = 0
+        self._finished_count = 0
+        # In the order of the counts: how many runs must have been finished, and who waits for it.
+        self._applied_waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        # The time of this turn of the loop, and the turn that it belongs to.
+        self._clock_turn = -1.0
+        self._turn_ms = 0
+        # The stamp of the batch that is persisting or about to be applied.
+        self._in_flight_ms: int | None = None
+        # Applied, and waiting for the ack mode: (last index, runs with results).
+        self._unanswered: deque[tuple[int, list[tuple[Run, list[Result]]]]] = deque()
+        self._room_waiters: list[Callable[[], None]] = []
+        self._drain_waiters: list[asyncio.Future[None]] = []
+        self.commit_index = machine.last_applied
+        self.failure: str | None = None
+
+    def read_time_ms(self) -> int:
+        """Return the time that reads see, and up to which dead keys may leave memory.
+
+        Read once in a turn of the loop: sessions of one turn see one time.
+        """
+        turn = self._loop.time()
+        if turn != self._clock_turn:
+            self._clock_turn, self._turn_ms = turn, self._clock.now()
+        now_ms = self._turn_ms
+        return now_ms if self._in_flight_ms is None else min(now_ms, self._in_flight_ms)
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once there is room again."""
+        self._room_waiters.append(callback)
+
+    def submit(self, run: Run) -> None:
+        """Take a run of at least one command; its owner is called back with the outcome."""
+        assert run.commands, "an empty run has no outcome"
+        self._gathering.append(run)
+        self._submitted_count += 1
+        self._gathered_bytes += run.payload_bytes
+        self._gathered_commands += len(run.commands)
+        self.is_full = self.is_full or self._has_too_much()
+        self._schedule_turn()
+
+    def when_applied(self, callback: Callable[[], None]) -> None:
+        """Call back, later, once all that was submitted so far is applied or has failed."""
+        if self._finished_count == self._submitted_count:
+            self._loop.call_soon(callback)
+        else:
+            self._applied_waiters.append((self._submitted_count, callback))
+
+    def between_batches(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Do `work` on the log thread while no batch is written; return its result or exception.
+
+        After a failure of the log it is not done: LogPoisonedError.
+        """
+        done: asyncio.Future[_T] = self._loop.create_future()
+
+        def run() -> Callable[[], None]:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits.
+                problem = error
+                return lambda: None if done.done() else done.set_exception(problem)
+            return lambda: None if done.done() else done.set_result(result)
+
+        def refuse() -> None:
+            if not done.done():
+                done.set_exception(LogPoisonedError(f"the log has failed: {self.failure}"))
+
+        self._chores.append(_Chore(run, refuse))
+        self._schedule_turn()
+        return done
+
+    async def drain(self) -> None:
+        """Return when everything submitted has been answered.
+
+        What the ack mode still holds back then is answered as being in doubt: nothing will come
+        any more that could change its mind.
+        """
+        while self._gathering or self._persisting or self._chores or self._is_doing_chore:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._drain_waiters.append(waiter)
+            await waiter
+        while self._unanswered:
+            runs = [run for run, _ in self._unanswered.popleft()[1]]
+            self._fail(runs, error_reply(ErrorCode.SRV_036))
+
+    def close(self) -> None:
+        """Stop the log thread; the log itself belongs to whoever opened it."""
+        assert not self._persisting, "drain first"
+        assert not self._is_doing_chore, "drain first"
+        self._log_thread.shutdown(wait=True)
+
+    def _schedule_turn(self) -> None:
+        if not self._turn_scheduled and not self._persisting and not self._is_doing_chore:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._persisting or self._is_doing_chore:
+            return
+        if self._chores:
+            self._do_chore(self._chores.popleft())
+            return
+        if not self._gathering:
+            return
+        runs = self._take_runs()
+        if self.failure is not None:
+            self._refuse(runs)
+            return
+        batch = self._make_batch(runs)
+        if batch is None:
+            self._apply(None, runs)
+            return
+        self._persisting = runs
+        self._in_flight_ms = batch.timestamp_ms
+        if self._gate.is_open:
+            outcome = _persist(self._log, batch)
+            self._persisted(batch, outcome)
+        else:
+            future = self._log_thread.submit(_persist, self._log, batch)
+            future.add_done_callback(
+                lambda done: self._loop.call_soon_threadsafe(self._persisted, batch, done.result())
+            )
+
+    def _do_chore(self, chore: _Chore) -> None:
+        if self.failure is not None:
+            chore.refuse()
+            self._after_batch()
+            return
+        self._is_doing_chore = True
+
+        def finish(tell: Callable[[], None]) -> None:
+            self._is_doing_chore = False
+            tell()
+            self._after_batch()
+
+        future = self._log_thread.submit(chore.run)
+        future.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(finish, done.result())
+        )
+
+    def _take_runs(self) -> list[Run]:
+        """Take what fits into one batch, at least one run."""
+        runs: list[Run] = []
+        size = 0
+        while self._gathering and (
+            not runs or size + self._gathering[0].payload_bytes <= GATHERED_BYTES_MAX
+        ):
+            run = self._gathering.popleft()
+            size += run.payload_bytes
+            self._gathered_commands -= len(run.commands)
+            runs.append(run)
+        self._gathered_bytes -= size
+        if self.is_full:
+            self._make_room()
+        return runs
+
+    def _has_too_much(self) -> bool:
+        return (
+            self._gathered_bytes >= GATHERED_BYTES_MAX
+            or self._gathered_commands >= GATHERED_COMMANDS_MAX
+            or len(self._unanswered) >= UNANSWERED_BATCHES_MAX
+        )
+
+    def _make_room(self) -> None:
+        """Let sessions go on, all of them in the next turn of the loop."""
+        self.is_full = self._has_too_much()
+        if not self.is_full:
+            waiters, self._room_waiters = self._room_waiters, []
+            for waiter in waiters:
+                self._loop.call_soon(waiter)
+
+    def _make_batch(self, runs: list[Run]) -> Batch | None:
+        commands: list[Command] = []
+        principals: list[tuple[str, int]] = []
+        for run in runs:
+            if not run.logged:
+                continue
+            commands += run.logged
+            if principals and principals[-1][0] == run.principal:
+                principals[-1] = (run.principal, principals[-1][1] + len(run.logged))
+            else:
+                principals.append((run.principal, len(run.logged)))
+        if not commands:
+            return None
+        metrics = self._metrics
+        metrics.write_batches += 1
+        metrics.writes_batched += len(commands)
+        metrics.write_batch_commands_max = max(metrics.write_batch_commands_max, len(commands))
+        return Batch.create(
+            first_index=self._log.last_index + 1,
+            count=len(commands),
+            term=_TERM,
+            kind=BatchKind.KEYSPACE,
+            timestamp_ms=self._clock.now(),
+            payload=self._machine.encode_keyspace(commands, principals),
+        )
+
+    def _persisted(self, batch: Batch, outcome: float | Exception) -> None:
+        runs, self._persisting = self._persisting, []
+        if isinstance(outcome, Exception):
+            self._poison(outcome, runs)
+            return
+        self._gate.record(outcome)
+        # A group of one voter: what it has durably is what the quorum has.
+        assert batch.first_index == self.commit_index + 1
+        self.commit_index = batch.last_index
+        self._apply(batch, runs)
+
+    def _apply(self, batch: Batch | None, runs: list[Run]) -> None:
+        machine = self._machine
+        now = batch.timestamp_ms if batch is not None else self._clock.now()
+        answered = [(run, machine.apply_run(run.commands, now)) for run in runs]
+        self._in_flight_ms = None
+        # What this batch saw expire stays expired for the reads of the same turn.
+        self._turn_ms = max(self._turn_ms, now)
+        if batch is not None:
+            machine.advance(batch)
+        self._unanswered.append((machine.last_applied, answered))
+        self._finish(len(runs))
+        self._answer()
+        self._after_batch()
+
+    def _answer(self) -> None:
+        progress = Progress(
+            own_id=self._node_id,
+            match={self._node_id: self.commit_index},
+            commit=self.commit_index,
+        )
+        acknowledged = self._ack_mode.acknowledged(progress)
+        owners: dict[RunOwner, None] = {}
+        while self._unanswered and self._unanswered[0][0] <= acknowledged:
+            for run, results in self._unanswered.popleft()[1]:
+                run.owner.settle(run, results)
+                owners[run.owner] = None
+        for owner in owners:
+            owner.flush()
+
+    def _poison(self, cause: Exception, runs: list[Run]) -> None:
+        """Answer what was persisting with an error that leaves its outcome open."""
+        self._in_flight_ms = None
+        self.failure = str(cause) or type(cause).__name__
+        self._on_failure(self.failure)
+        self._fail(runs, error_reply(ErrorCode.ENG_002, err=str(cause)))
+        self._finish(len(runs))
+        self._after_batch()
+
+    def _refuse(self, runs: list[Run]) -> None:
+        """Answer what came after the failure and was never written."""
+        self._fail(runs, error_reply(ErrorCode.SRV_005))
+        self._finish(len(runs))
+        self._after_batch()
+
+    def _finish(self, run_count: int) -> None:
+        self._finished_count += run_count
+        waiters = self._applied_waiters
+        while waiters and waiters[0][0] <= self._finished_count:
+            self._loop.call_soon(waiters.popleft()[1])
+
+    def _fail(self, runs: list[Run], reply: ErrorReply) -> None:
+        for run in runs:
+            run.owner.fail(run, reply)
+        for run in runs:
+            run.owner.flush()
+
+    def _after_batch(self) -> None:
+        if self._gathering or self._chores:
+            self._schedule_turn()
+        elif self._drain_waiters:
+            waiters, self._drain_waiters = self._drain_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
+def _persist(log: LogPort, batch: Batch) -> float | Exception:
+    """Append and sync; return the seconds it took, or what went wrong. Runs on any one thread."""
+    started = time.perf_counter()
+    try:
+        log.append((batch,))
+        log.sync()
+    except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
+        # Whatever it was, nobody knows what is on the disk now.
+        return error
+    return time.perf_counter() - started

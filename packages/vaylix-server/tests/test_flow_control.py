@@ -1,0 +1,214 @@
+"""A client that does not read, half-sends or floods costs bounded memory and slows nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import vaylix_protocol as vtp
+from vaylix_protocol import Ok, Value
+from vaylix_server import session as session_module
+from vaylix_server import write_path as write_path_module
+from vaylix_server.fast_paths import OUT_BYTES_MAX
+from vaylix_server.holds import Hold
+from vaylix_server.session import Session
+from vaylix_server.settings import Settings
+from vaylix_server.testing import MemoryServer, WireClient, serve_in_memory
+from vaylix_server.weights import SESSION_WEIGHT_MAX
+
+
+def sessions(server: MemoryServer) -> list[Session]:
+    members = server.server._registry._members
+    return [member for member in members if isinstance(member, Session)]
+
+
+def session_of(server: MemoryServer) -> Session:
+    """Return the newest session."""
+    return max(sessions(server), key=lambda session: session.number)
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn a few times, so that everything that is ready happens."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_never_reads_stops_being_served_and_others_go_on(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path, Settings(disable_compression=True)) as server:
+        client = await server.login()
+        await client.ask(vtp.Set(b"big", b"v" * 200_000))
+        session = session_of(server)
+        assert client.transport is not None
+        client.transport.pause_reading()
+        for _ in range(2000):
+            client.send(vtp.Get(b"big"))
+        await turns(50)
+        assert session._holds & Hold.OUTPUT
+        assert session._transport is not None
+        waiting = session._transport.get_write_buffer_size()
+        # One turn of replies beyond the mark at which the transport complains.
+        assert waiting < OUT_BYTES_MAX + 2 * 200_100 + 64 * 1024
+        other = await server.login()
+        assert await other.ask(vtp.Ping()) == Value(b"PONG")
+        client.transport.resume_reading()
+        for _ in range(2000):
+            assert await client.receive() == Value(b"v" * 200_000)
+
+
+async def test_ten_thousand_pings_in_one_write_are_answered_in_order(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        pings = [vtp.Ping(b"%d" % number) for number in range(10_000)]
+        assert await client.ask_all(pings) == [Value(b"%d" % number) for number in range(10_000)]
+
+
+async def test_writes_and_reads_of_one_connection_keep_their_order(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        commands: list[vtp.Command] = []
+        expected: list[vtp.Reply] = []
+        for number in range(500):
+            value = b"%d" % number
+            commands += [vtp.Set(b"k", value), vtp.Get(b"k"), vtp.Ping(value), vtp.Incr(b"n")]
+            expected += [Ok(), Value(value), Value(value), vtp.Integer(number + 1)]
+        assert await client.ask_all(commands) == expected
+        metrics = await client.ask(vtp.Metrics())
+        assert isinstance(metrics, vtp.Entries)
+        behind = dict(metrics.pairs)[b"vaylix.server.read.fastpath.fallback.count"]
+        assert int(behind) > 0, "some reads must have stood behind a write"
+
+
+async def test_unanswered_writes_of_a_session_are_bounded(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        session = session_of(server)
+        heaviest = 0
+        charge = session._charge
+
+        def watched(weight: int) -> None:
+            nonlocal heaviest
+            charge(weight)
+            heaviest = max(heaviest, session._in_flight_weight)
+
+        session._charge = watched  # type: ignore[method-assign]
+        replies = await client.ask_all([vtp.Set(b"k", b"v")] * 5000)
+        assert replies == [Ok()] * 5000
+        assert heaviest == SESSION_WEIGHT_MAX
+        assert session._in_flight_weight == 0
+
+
+async def test_when_the_write_path_is_full_sessions_wait_and_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        write_path = server.server.services.write_path
+        clients = [await server.login() for _ in range(10)]
+        held = 0
+        hold = Session._hold
+
+        def watched(session: Session, reason: Hold) -> None:
+            nonlocal held
+            held += reason is Hold.ROOM
+            hold(session, reason)
+
+        monkeypatch.setattr(write_path_module, "GATHERED_COMMANDS_MAX", 100)
+        monkeypatch.setattr(Session, "_hold", watched)
+        for client in clients:
+            for _ in range(300):
+                client.send(vtp.Incr(b"n"))
+        results = [await client.receive() for client in clients for _ in range(300)]
+        assert sorted(r.value for r in results if isinstance(r, vtp.Integer)) == list(
+            range(1, 3001)
+        )
+        assert held > 0
+        assert not write_path.is_full
+
+
+async def test_a_full_server_turns_newcomers_away_and_stays_responsive(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(max_connections=2)) as server:
+        first, second = await server.login(), await server.login()
+        third = server.connect()
+        third.send_bytes(third.connection.hello())
+        await third.closed.wait()
+        assert third.hello is not None
+        assert third.hello.error_code == "SRV-003"
+        assert await first.ask(vtp.Ping()) == Value(b"PONG")
+        second.close()
+        await second.closed.wait()
+        await turns(3)
+        fourth = await server.login()
+        assert await fourth.ask(vtp.Ping()) == Value(b"PONG")
+
+
+async def test_silent_connections_take_no_slot_and_their_number_is_bounded(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path, Settings(max_connections=2)) as server:
+        silent: list[WireClient] = [server.connect() for _ in range(100)]
+        await turns(5)
+        assert sum(client.closed.is_set() for client in silent) == 100 - (2 + 64)
+        for client in silent:
+            client.close()
+        await turns(5)
+        assert await (await server.login()).ask(vtp.Ping()) == Value(b"PONG")
+
+
+async def test_a_client_that_hangs_up_after_asking_still_gets_its_writes_done(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        client.send(vtp.Set(b"k", b"v"))
+        await turns(1)
+        assert client.transport is not None
+        client.transport.write_eof()
+        assert await client.receive() == Ok()
+        await client.closed.wait()
+        assert await (await server.login()).ask(vtp.Get(b"k")) == Value(b"v")
+
+
+async def test_a_client_that_does_not_read_is_idle(tmp_path: Path) -> None:
+    settings = Settings(disable_compression=True, idle_timeout_seconds=1)
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.login()
+        await client.ask(vtp.Set(b"big", b"v" * 200_000))
+        assert client.transport is not None
+        client.transport.pause_reading()
+        for _ in range(100):
+            client.send(vtp.Get(b"big"))
+        await client.closed.wait()
+
+
+async def test_a_closing_connection_does_not_wait_for_ever_for_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LINGER_SECONDS", 0.1)
+    async with serve_in_memory(tmp_path, Settings(disable_compression=True)) as server:
+        client = await server.login()
+        # Less than what makes the transport complain, so that the session goes on to the garbage.
+        await client.ask(vtp.Set(b"big", b"v" * 50_000))
+        assert client.transport is not None
+        client.transport.pause_reading()
+        client.send(vtp.Get(b"big"))
+        client.send_bytes(b"garbage that is long enough")
+        await client.closed.wait()
+
+
+async def test_what_follows_a_value_that_compresses_well_is_not_forgotten(tmp_path: Path) -> None:
+    """One call of the connection expands 8 MiB at most; the session must ask for the rest."""
+    async with serve_in_memory(
+        tmp_path, Settings(max_value_bytes=10 << 20, max_request_payload_bytes=12 << 20)
+    ) as server:
+        client = await server.login()
+        request = client.connection.send_request
+        client.send_bytes(
+            request(bytes(16), vtp.Set(b"k", bytes((8 << 20) - 30)))
+            + request(b"2" * 16, vtp.Ping())
+        )
+        async with asyncio.timeout(5):
+            assert await client.receive() == Ok()
+            assert await client.receive() == Value(b"PONG")

@@ -1,0 +1,493 @@
+"""The session loop: one test for each row of protocol spec section 9, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+import vaylix_protocol as vtp
+from vaylix_protocol import ErrorReply, Metadata, Ok, Value
+from vaylix_server.access import Grant, Permission, Role, User
+from vaylix_server.passwords import hash_password
+from vaylix_server.settings import Settings
+from vaylix_server.testing import MemoryServer, WireClient, serve_in_memory
+
+DEADLINE_PASSED = Metadata(deadline_ms=0)
+SEQUENCE = Metadata(sequence=1)
+
+
+def code(reply: object) -> str:
+    assert isinstance(reply, ErrorReply), reply
+    return reply.code
+
+
+def frame(body: bytes, *, flags: int = 0, checksum: int | None = None) -> bytes:
+    """Return a frame as section 2 lays it out."""
+    crc = zlib.crc32(body) if checksum is None else checksum
+    return struct.pack(">4sBBII", b"VTP2", 2, flags, len(body), crc) + body
+
+
+def request_frame(opcode: int, payload: bytes, *, metadata_flags: int = 0) -> bytes:
+    return frame(bytes([metadata_flags]) + bytes(16) + bytes([opcode]) + payload)
+
+
+async def closed_without_a_byte(client: WireClient) -> None:
+    before = client.received_bytes
+    await client.closed.wait()
+    assert client.received_bytes == before
+
+
+async def still_serves(server: MemoryServer) -> None:
+    client = await server.login()
+    assert await client.ask(vtp.Ping()) == Value(b"PONG")
+
+
+# Step 1: reading a frame and the prefix of the request.
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"VTP1" + bytes(10),
+        frame(b"x" * 18, checksum=1),
+        frame(b"x" * 18, flags=2),
+        struct.pack(">4sBBII", b"VTP2", 2, 0, 8_388_609, 0),
+        request_frame(0x00, b""),
+        request_frame(0x4A, b""),
+        request_frame(2, b"\0", metadata_flags=0x08),
+        frame(b"short"),
+        frame(b""),
+    ],
+    ids=[
+        "http",
+        "old magic",
+        "bad checksum",
+        "unknown frame flag",
+        "oversize",
+        "opcode 0",
+        "opcode 0x4A",
+        "unknown metadata flag",
+        "body below 18 bytes",
+        "empty body",
+    ],
+)
+async def test_1_a_broken_frame_closes_without_a_reply(tmp_path: Path, garbage: bytes) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        client.send_bytes(garbage)
+        await closed_without_a_byte(client)
+        await still_serves(server)
+
+
+async def test_1_requests_before_a_broken_frame_are_answered(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        client.send(vtp.Set(b"k", b"v"))
+        client.send(vtp.Get(b"k"))
+        client.send_bytes(b"garbage that is long enough")
+        assert await client.receive() == Ok()
+        assert await client.receive() == Value(b"v")
+        await client.closed.wait()
+
+
+async def test_1_idle_timeout_closes_without_a_reply(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(idle_timeout_seconds=1)) as server:
+        client = await server.login()
+        await closed_without_a_byte(client)
+        metrics = dict(await entries(await server.login(), vtp.Metrics()))
+        assert metrics[b"vaylix.server.connection.idle.disconnect.count"] == b"1"
+
+
+async def test_1_half_a_request_does_not_count_as_activity(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(idle_timeout_seconds=1)) as server:
+        client = await server.login()
+        client.send_bytes(request_frame(2, b"\0")[:20])
+        await closed_without_a_byte(client)
+
+
+async def test_1_who_connects_and_says_nothing_is_dropped(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(handshake_timeout_seconds=1)) as server:
+        silent = server.connect()
+        await closed_without_a_byte(silent)
+
+
+async def entries(client: WireClient, command: vtp.Command) -> tuple[tuple[bytes, bytes], ...]:
+    reply = await client.ask(command)
+    assert isinstance(reply, vtp.Entries), reply
+    return reply.pairs
+
+
+# Steps 2 to 5: before decoding.
+
+
+async def test_2_deadline_zero_is_refused_and_any_other_ignored(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert code(await client.ask(vtp.Ping(), DEADLINE_PASSED)) == "TRN-016"
+        assert await client.ask(vtp.Ping(), Metadata(deadline_ms=1)) == Value(b"PONG")
+
+
+async def test_3_a_sequence_inside_a_transaction_is_refused(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert await client.ask(vtp.Multi(), SEQUENCE) == Ok()
+        refusal = await client.ask(vtp.Set(b"k", b"v"), SEQUENCE)
+        assert isinstance(refusal, ErrorReply)
+        assert (refusal.code, refusal.message) == (
+            "TRN-018",
+            "protocol state violation: pipelined requests are not supported inside transactions",
+        )
+        assert code(await client.ask(vtp.Exec(), SEQUENCE)) == "TRN-018"
+        assert await client.ask(vtp.Exec()) == vtp.ExecResults(())
+        assert await client.ask(vtp.Ping(), SEQUENCE) == Value(b"PONG")
+
+
+async def test_4_an_empty_bucket_refuses_and_steps_2_and_3_cost_no_token(tmp_path: Path) -> None:
+    settings = Settings(requests_per_second=1, request_burst=3)
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.login()
+        assert code(await client.ask(vtp.Ping(), DEADLINE_PASSED)) == "TRN-016"
+        assert await client.ask(vtp.Ping()) == Value(b"PONG")
+        assert await client.ask(vtp.Ping()) == Value(b"PONG")
+        assert code(await client.ask(vtp.Ping())) == "SRV-012"
+        assert code(await client.ask(vtp.Get(b"k"))) == "SRV-012"
+
+
+async def test_5_a_payload_over_the_limit_closes_without_a_reply(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        fits = b"\x01" + (1_048_571).to_bytes(4, "big") + b"x" * 1_048_571
+        client.send(vtp.Ping(b"x" * 1_048_571))
+        assert await client.receive() == Value(b"x" * 1_048_571)
+        client.send_bytes(request_frame(2, fits + b"y"))
+        await closed_without_a_byte(client)
+        await still_serves(server)
+
+
+# Step 6: internal replication opcodes.
+
+
+async def test_6_replication_opcodes_need_an_administrator_and_ignore_a_transaction(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        stranger = await server.greet()
+        assert code(await stranger.ask(vtp.ReplicationStatus(b"{}"))) == "SRV-007"
+        client = await server.login()
+        await client.ask(vtp.Multi())
+        assert code(await client.ask(vtp.ReplicationStatus(b""))) == "SRV-016"
+        assert code(await client.ask(vtp.ReplicationVote(b"{}"))) == "SRV-030"
+
+
+# Steps 7 and 8: decoding and quotas.
+
+
+@pytest.mark.parametrize(
+    ("opcode", "payload", "expected"),
+    [
+        (0x03, b"\x00", "TRN-007"),
+        (0x03, b"\x00\x01a!", "TRN-008"),
+        (0x03, b"\x00\x01\xff", "TRN-012"),
+        (0x02, b"\x02", "TRN-008"),
+        (0x13, bytes(8) + b"\x01\x00\x00", "TRN-007"),
+        (0x06, b"\x00\x01k\x00\x00\x00\x01v" + bytes(5) + b"\x00", "TRN-008"),
+    ],
+)
+async def test_7_a_payload_that_does_not_decode_is_answered_and_the_session_stays(
+    tmp_path: Path, opcode: int, payload: bytes, expected: str
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        client.send(vtp.Ping())
+        assert await client.receive() == Value(b"PONG")
+        expect_error(client)
+        client.send_bytes(request_frame(opcode, payload))
+        assert code(await client.receive()) == expected
+        assert await client.ask(vtp.Ping()) == Value(b"PONG")
+
+
+def expect_error(client: WireClient) -> None:
+    """Let the client connection expect the reply to a request that is sent as raw bytes."""
+    client.connection.send_request(bytes(16), vtp.Ping())
+
+
+async def test_7_set_may_end_before_its_version_flag(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        client.connection.send_request(bytes(16), vtp.Set(b"k", b"v"))
+        client.send_bytes(request_frame(0x06, b"\x00\x01k\x00\x00\x00\x01v" + bytes(4)))
+        assert await client.receive() == Ok()
+        assert await client.ask(vtp.Get(b"k")) == Value(b"v")
+
+
+KEY = b"k" * 1024
+VALUE = b"v" * 262_144
+
+
+@pytest.mark.parametrize(
+    ("fits", "exceeds"),
+    [
+        (vtp.Get(KEY), vtp.Get(KEY + b"k")),
+        (vtp.Set(KEY, VALUE), vtp.Set(KEY + b"k", b"")),
+        (vtp.Set(b"k", VALUE), vtp.Set(b"k", VALUE + b"v")),
+        (vtp.SetNx(b"k", VALUE), vtp.SetNx(b"k", VALUE + b"v")),
+        (vtp.MSet(((b"k", VALUE),)), vtp.MSet(((b"k", VALUE + b"v"),))),
+        (vtp.MSet(((KEY, b""),)), vtp.MSet(((KEY + b"k", b""),))),
+        (vtp.MGet((b"k",) * 256), vtp.MGet((b"k",) * 257)),
+        (vtp.Del((b"k",) * 256), vtp.Del((b"k",) * 257)),
+        (vtp.MSet(((b"k", b""),) * 256), vtp.MSet(((b"k", b""),) * 257)),
+        (vtp.Rename(KEY, KEY), vtp.Rename(b"k", KEY + b"k")),
+        (vtp.Scan(0, KEY.decode()), vtp.Scan(0, KEY.decode() + "k")),
+        (vtp.Ping(b"x" * 300_000), vtp.CreateUser("u" * 1025, "long enough 1")),
+        (vtp.Ping(), vtp.ClusterJoin("n", "a" * 262_145)),
+    ],
+    ids=[
+        "key of GET",
+        "key of SET",
+        "value of SET",
+        "value of SETNX",
+        "value of MSET",
+        "key of MSET",
+        "keys of MGET",
+        "keys of DEL",
+        "pairs of MSET",
+        "destination of RENAME",
+        "pattern of SCAN",
+        "user name",
+        "address",
+    ],
+)
+async def test_8_only_more_than_a_quota_is_refused(
+    tmp_path: Path, fits: vtp.Command, exceeds: vtp.Command
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert not isinstance(await client.ask(fits), ErrorReply)
+        assert code(await client.ask(exceeds)) == "SRV-013"
+
+
+async def test_8_quotas_come_before_authentication(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        stranger = await server.greet()
+        assert code(await stranger.ask(vtp.Get(KEY + b"k"))) == "SRV-013"
+        assert code(await stranger.ask(vtp.Get(KEY))) == "SRV-007"
+        assert code(await stranger.ask(vtp.Auth("u" * 1025, ""))) == "SRV-013"
+
+
+# Step 9: command processing.
+
+
+async def test_9a_auth_runs_in_any_state(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        await client.ask(vtp.Multi())
+        assert await client.ask(vtp.Auth("vaylix", "vaylix")) == Ok()
+        assert code(await client.ask(vtp.Auth("vaylix", "wrong"))) == "SRV-008"
+        assert await client.ask(vtp.Set(b"k", b"v")) == vtp.Queued()
+
+
+async def test_9a_a_failed_auth_leaves_the_identity_in_place(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert code(await client.ask(vtp.Auth("nobody", "wrong"))) == "SRV-008"
+        assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
+
+
+async def test_9a_the_sixth_attempt_is_locked_out_and_a_new_connection_is_no_way_round(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        for _ in range(5):
+            client = await server.greet()
+            assert code(await client.ask(vtp.Auth("vaylix", "wrong"))) == "SRV-008"
+        client = await server.greet()
+        refusal = await client.ask(vtp.Auth("vaylix", "vaylix"))
+        assert isinstance(refusal, ErrorReply)
+        assert refusal.message == "authentication lockout active for vaylix"
+        assert refusal.code == "SRV-031"
+
+
+async def test_9a_with_authentication_disabled_auth_always_succeeds(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(disable_auth=True)) as server:
+        client = await server.greet()
+        assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
+        assert code(await client.ask(vtp.WhoAmI())) == "SRV-007"
+        assert await client.ask(vtp.Auth("any", "thing")) == Ok()
+        assert (b"username", b"anonymous") in await entries(client, vtp.WhoAmI())
+
+
+async def test_9a_requests_behind_auth_wait_for_its_answer(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.greet()
+        replies = await client.ask_all(
+            [vtp.Get(b"k"), vtp.Auth("vaylix", "vaylix"), vtp.Set(b"k", b"v"), vtp.Get(b"k")]
+        )
+        assert code(replies[0]) == "SRV-007"
+        assert replies[1:] == [Ok(), Ok(), Value(b"v")]
+
+
+async def test_9b_only_ping_needs_no_session(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        stranger = await server.greet()
+        assert await stranger.ask(vtp.Ping(b"hi")) == Value(b"hi")
+        for command in (vtp.Get(b"k"), vtp.Multi(), vtp.Health(), vtp.Info(), vtp.Exec()):
+            assert code(await stranger.ask(command)) == "SRV-007"
+
+
+async def test_9c_an_old_transaction_is_dropped_by_the_next_request(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(transaction_max_seconds=1)) as server:
+        client = await server.login()
+        await client.ask(vtp.Multi())
+        await client.ask(vtp.Set(b"k", b"v"))
+        started = asyncio.get_running_loop().time()
+        reply: object = vtp.Queued()
+        while reply == vtp.Queued():
+            # Each request that comes in time is queued; the first that comes late is not run.
+            reply = await client.ask(vtp.Get(b"k"))
+            await asyncio.sleep(0.05)
+        assert asyncio.get_running_loop().time() - started > 1
+        assert isinstance(reply, ErrorReply)
+        assert (reply.code, reply.message) == ("SRV-034", "transaction expired after 1 seconds")
+        assert code(await client.ask(vtp.Exec())) == "SRV-015"
+        assert await client.ask(vtp.Get(b"k")) == vtp.NotFound()
+
+
+MAINTENANCE_SAFE: tuple[vtp.Command, ...] = (
+    vtp.Ping(),
+    vtp.Get(b"k"),
+    vtp.Exists(b"k"),
+    vtp.GetEx(b"k"),
+    vtp.MGet((b"k",)),
+    vtp.Ttl(b"k"),
+    vtp.Scan(0),
+    vtp.DbSize(),
+    vtp.Count(),
+    vtp.List(),
+    vtp.Info(),
+    vtp.Metrics(),
+    vtp.MetricsProm(),
+    vtp.WhoAmI(),
+    vtp.Health(),
+)
+MAINTENANCE_REFUSED: tuple[vtp.Command, ...] = (
+    vtp.Set(b"k", b"v"),
+    vtp.SetNx(b"k", b"v"),
+    vtp.Del((b"k",)),
+    vtp.MSet(((b"k", b"v"),)),
+    vtp.Incr(b"k"),
+    vtp.Decr(b"k"),
+    vtp.Expire(b"k", 1),
+    vtp.Persist(b"k"),
+    vtp.GetDel(b"k"),
+    vtp.GetEx(b"k", None, True),
+    vtp.GetEx(b"k", vtp.Expiration(vtp.TimeUnit.SECONDS, 1)),
+    vtp.Rename(b"k", b"l"),
+    vtp.RenameNx(b"k", b"l"),
+    vtp.Clear(),
+    vtp.Multi(),
+    vtp.Exec(),
+)
+
+
+async def test_9d_in_maintenance_only_what_is_safe_passes(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "maintenance.mode").write_text("maintenance=on\n", encoding="utf-8")
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        for command in MAINTENANCE_SAFE:
+            assert not isinstance(await client.ask(command), ErrorReply), command
+        for command in MAINTENANCE_REFUSED:
+            assert code(await client.ask(command)) == "SRV-033", command
+        assert (b"maintenance_mode", b"true") in await entries(client, vtp.Health())
+
+
+async def test_9e_a_standalone_node_takes_writes(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
+        assert (b"role", b"standalone") in await entries(client, vtp.Health())
+
+
+async def test_9g_without_the_permission_a_command_is_refused(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        add_reader(server, "ann", "app:*")
+        client = await server.login("ann", PASSWORD)
+        assert await client.ask(vtp.Get(b"app:1")) == vtp.NotFound()
+        assert await client.ask(vtp.MGet((b"app:1", b"app:2"))) == vtp.Strings((None, None))
+        assert await client.ask(vtp.Scan(0, "app:x*")) == vtp.ScanPage(0, ())
+        for command in (
+            vtp.Get(b"other"),
+            vtp.MGet((b"app:1", b"other")),
+            vtp.Scan(0),
+            vtp.Scan(0, "*"),
+            vtp.DbSize(),
+            vtp.List(),
+            vtp.Set(b"app:1", b"v"),
+            vtp.GetEx(b"app:1"),
+            vtp.Rename(b"app:1", b"app:2"),
+            vtp.Clear(),
+            vtp.Info(),
+            vtp.Metrics(),
+            vtp.Save(),
+            vtp.CreateRole("r"),
+            vtp.ShowCluster(),
+            vtp.ReplicationStatus(b"{}"),
+        ):
+            assert code(await client.ask(command)) == "SRV-017", command
+        assert (b"permissions", b"") in await entries(client, vtp.WhoAmI())
+        await client.ask(vtp.Multi())
+        assert code(await client.ask(vtp.Set(b"app:1", b"v"))) == "SRV-017"
+        assert await client.ask(vtp.Get(b"app:1")) == vtp.Queued()
+        assert await client.ask(vtp.Exec()) == vtp.ExecResults((vtp.NotFound(),))
+
+
+async def test_9g_role_changes_are_seen_at_once_and_a_dropped_user_is_nobody(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        add_reader(server, "ann", "app:*")
+        client = await server.login("ann", PASSWORD)
+        assert code(await client.ask(vtp.Get(b"other"))) == "SRV-017"
+        add_reader(server, "ann", "*")
+        assert await client.ask(vtp.Get(b"other")) == vtp.NotFound()
+        del server.server.services.access._users["ann"]
+        server.server.services.access.revision += 1
+        assert code(await client.ask(vtp.Get(b"other"))) == "SRV-007"
+
+
+PASSWORD = "correct horse 1"
+
+
+def add_reader(server: MemoryServer, name: str, pattern: str) -> None:
+    """Give `name` read permission on `pattern`, as a later command will do through the log."""
+    access = server.server.services.access
+    access._roles["reader"] = Role(frozenset((Grant(Permission.READ, pattern),)))
+    access._users[name] = User(hash_password(PASSWORD), frozenset(("reader",)))
+    access.revision += 1
+
+
+async def test_9h_exec_and_discard_need_a_transaction(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert code(await client.ask(vtp.Exec())) == "SRV-015"
+        assert code(await client.ask(vtp.Discard())) == "SRV-015"
+
+
+# Step 10: sending.
+
+
+async def test_10_a_reply_over_the_negotiated_limit_closes_without_a_reply(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        writer = await server.login()
+        await writer.ask(vtp.Set(b"fits", b"v" * (65_536 - 21)))
+        await writer.ask(vtp.Set(b"exceeds", b"v" * (65_537 - 21)))
+        client = await server.greet(vtp.ConnectionSettings(max_frame_bytes=65_536))
+        assert await client.ask(vtp.Auth("vaylix", "vaylix")) == Ok()
+        assert await client.ask(vtp.Get(b"fits")) == Value(b"v" * (65_536 - 21))
+        client.send(vtp.Get(b"exceeds"))
+        await closed_without_a_byte(client)
