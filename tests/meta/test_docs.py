@@ -1,0 +1,84 @@
+"""The documents say what is true: they are generated, or compared with the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from vaylix_protocol import errors_markdown
+from vaylix_protocol.grammar import commands_markdown
+from vaylix_server import hookspecs
+from vaylix_server.cli import root_command
+from vaylix_server.settings import Settings, flag_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md")])
+
+
+def test_the_page_of_errors_is_the_catalogue() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert page.endswith("\n\n" + errors_markdown())
+
+
+def test_the_page_of_commands_is_the_command_table() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert page.endswith("\n\n" + commands_markdown())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("setting", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_flag_is_in_the_readme_of_the_server(setting: dataclasses.Field[object]) -> None:
+    readme = (ROOT / "packages" / "vaylix-server" / "README.md").read_text(encoding="utf-8")
+    assert f"`{flag_of(setting.name)}`" in readme
+
+
+def test_every_hook_is_in_the_readme_of_the_server_and_has_an_example() -> None:
+    readme = (ROOT / "packages" / "vaylix-server" / "README.md").read_text(encoding="utf-8")
+    hooks = [name for name in vars(hookspecs) if name.startswith("vaylix_")]
+    assert hooks
+    for name in hooks:
+        assert f"`{name}`" in readme
+        documentation = vars(hookspecs)[name].__doc__
+        assert "@hookimpl" in documentation
+        assert "Since" in documentation
+
+
+def commands_in(path: Path) -> list[list[str]]:
+    """Return the `vaylix` commands that a document shows."""
+    flags = re.DOTALL | re.MULTILINE
+    blocks = re.findall(r"^ *```sh\n(.*?)```", path.read_text(encoding="utf-8"), flags)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("vaylix ")]
+
+
+def test_every_command_that_the_documents_show_can_be_typed() -> None:
+    shown = [(path, words) for path in DOCUMENTS for words in commands_in(path)]
+    assert len(shown) > 10
+    for path, words in shown:
+        command: click.Command = root_command()
+        for word in words:
+            if word.startswith("--"):
+                known = {name for part in command.params for name in part.opts}
+                assert word.partition("=")[0] in known, f"{path.name}: {words}"
+            elif isinstance(command, click.Group) and word in command.commands:
+                command = command.commands[word]
+
+
+def test_every_test_that_vouches_for_a_weakness_is_there() -> None:
+    page = (ROOT / "docs" / "storage-format.md").read_text(encoding="utf-8")
+    rows = page.partition("## What 0.9 got wrong")[2]
+    names = set(re.findall(r"`(test_\w+\.py)`", rows))
+    assert len(names) > 20
+    for name in names:
+        assert list(ROOT.glob(f"**/tests/**/{name}")) or list(ROOT.glob(f"tests/**/{name}")), name
