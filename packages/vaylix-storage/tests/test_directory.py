@@ -407,6 +407,14 @@ def test_the_key_file_may_be_kept_elsewhere() -> None:
     assert sorted(contents(vfs)) == ["LOCK", "keyring.bin", "node.json"]
 
 
+def test_a_key_file_without_a_directory_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    provider = FileKeyProvider(tmp_path / "missing" / "storage.key", vfs=RealVfs())
+    with pytest.raises(FileSystemError, match="cannot create the key file") as caught:
+        provider.prepare()
+    assert caught.value.path == tmp_path / "missing" / "storage.key"
+    assert "see that its directory exists" in str(caught.value.remedy)
+
+
 def test_the_environment_may_hold_the_key() -> None:
     vfs = MemoryVfs()
     directory = DataDirectory.open(DATA, vfs=vfs)

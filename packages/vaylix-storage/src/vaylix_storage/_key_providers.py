@@ -73,7 +73,9 @@ class FileKeyProvider:
                 create_file_durably(self._vfs, self._path, key.hex().encode() + b"\n")
         except OSError as error:
             raise FileSystemError(
-                f"cannot create the key file: {error}", path=self._path
+                f"cannot create the key file: {error}",
+                path=self._path,
+                remedy="see that its directory exists and can be written to, or name another file",
             ) from error
         self._key()
 

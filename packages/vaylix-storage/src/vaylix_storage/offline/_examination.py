@@ -28,6 +28,7 @@ from vaylix_storage._manifest import (
 from vaylix_storage._permissions import find_loose_modes
 from vaylix_storage._recovery import LogBase, RecoveredLog, RecoveryOutcome, recover
 from vaylix_storage._snapshot import SnapshotReader
+from vaylix_storage._staging import UNFINISHED_NAME
 from vaylix_storage.errors import (
     CorruptionError,
     FileSystemError,
@@ -63,6 +64,8 @@ _KNOWN_NAMES: Final = OTHER_NAMES | {
     KEY_NAME,
     LOG_BEGUN_NAME,
     MANIFEST_NAME,
+    # A copy is examined before it loses its mark; whoever comes later is refused by the mark.
+    UNFINISHED_NAME,
 }
 _KNOWN_DIRECTORIES: Final = OTHER_DIRECTORIES | {WAL_NAME, SNAPSHOTS_NAME}
 _RESTORE: Final = "restore the directory from a backup, or let this node fetch the data from peers"
