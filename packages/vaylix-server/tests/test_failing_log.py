@@ -16,11 +16,12 @@ import vaylix_protocol as vtp
 from vaylix_protocol import ErrorReply, Ok, Value
 from vaylix_server.builtin.storage_wal import open_wal
 from vaylix_server.hookspecs import hookimpl
-from vaylix_server.interfaces import AckMode, LogPort, Storage, StorageBackend, StorageRequest
+from vaylix_server.interfaces import AckMode, StorageBackend, StorageRequest
 from vaylix_server.session import Session
 from vaylix_server.settings import Settings
 from vaylix_server.testing import serve_in_memory
 from vaylix_storage import Batch
+from vaylix_storage.backend import LogPort, Storage
 
 
 class FailingLog:

@@ -55,7 +55,7 @@ def broken() -> object:
 def test_the_built_in_features_are_plugins() -> None:
     plugins = load_plugins(installed=list)
     assert list(plugins.transports) == ["memory", "tcp"]
-    assert list(plugins.storage_backends) == ["wal"]
+    assert list(plugins.storage_backends) == ["memory", "wal"]
     assert list(plugins.ack_modes) == ["local"]
     assert all(info.problem is None for info in plugins.found)
 

@@ -17,9 +17,9 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 OUTPUTS = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(3))
 def test_the_examples_run(number: int) -> None:
-    assert len(PROGRAMS) == len(OUTPUTS) == 2
+    assert len(PROGRAMS) == len(OUTPUTS) == 3
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAMS[number]],
         capture_output=True,

@@ -17,7 +17,7 @@ from vaylix_server.diagnostics import SERVER_VERSION, Diagnostics, StartFacts
 from vaylix_server.errors import SettingsError, StartupError, refusal
 from vaylix_server.eventlog import EventLog
 from vaylix_server.ids import uuid7
-from vaylix_server.interfaces import Listener, Storage, StorageRequest
+from vaylix_server.interfaces import Listener, StorageRequest
 from vaylix_server.lockout import LockoutPolicy, LockoutTable
 from vaylix_server.metrics import Metrics
 from vaylix_server.plugins import Plugins, load_plugins
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from vaylix_server.machine import StateMachine
     from vaylix_server.settings import Settings
+    from vaylix_storage.backend import Storage
 
 __all__ = ["Server", "compose", "run_server"]
 
@@ -268,7 +269,7 @@ class Server:
         walk = WalkGuard()
         snapshotter = Snapshotter(
             settings=self._settings,
-            snapshots=storage.snapshots,
+            storage=storage,
             machine=machine,
             write_path=write_path,
             walk=walk,

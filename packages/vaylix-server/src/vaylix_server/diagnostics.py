@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from vaylix_server.access import Rights
     from vaylix_server.authenticator import Authenticator
     from vaylix_server.clock import TimeKeeper
-    from vaylix_server.interfaces import Storage
     from vaylix_server.metrics import Metrics
     from vaylix_server.settings import Settings
     from vaylix_server.snapshotter import Snapshotter
     from vaylix_server.write_path import WritePath
+    from vaylix_storage.backend import Storage
 
 __all__ = ["SERVER_VERSION", "Diagnostics", "StartFacts"]
 

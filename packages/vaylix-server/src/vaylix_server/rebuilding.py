@@ -15,8 +15,8 @@ from vaylix_storage import Batch, BatchKind
 
 if TYPE_CHECKING:
     from vaylix_server.clock import TimeKeeper
-    from vaylix_server.interfaces import Storage
     from vaylix_server.settings import Settings
+    from vaylix_storage.backend import Storage
 
 __all__ = ["bootstrap", "rebuild"]
 

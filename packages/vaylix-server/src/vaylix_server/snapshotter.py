@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaylix_server.eventlog import EventLog
-    from vaylix_server.interfaces import SnapshotPort
     from vaylix_server.machine import StateMachine
     from vaylix_server.metrics import Metrics
     from vaylix_server.settings import Settings
     from vaylix_server.walk_guard import WalkGuard
     from vaylix_server.write_path import WritePath
-    from vaylix_storage import SnapshotWriter
+    from vaylix_storage.backend import SnapshotSink, Storage
 
 __all__ = ["Snapshotter"]
 
@@ -48,7 +47,7 @@ class Snapshotter:
         self,
         *,
         settings: Settings,
-        snapshots: SnapshotPort,
+        storage: Storage,
         machine: StateMachine,
         write_path: WritePath,
         walk: WalkGuard,
@@ -58,7 +57,8 @@ class Snapshotter:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._snapshots = snapshots
+        self._snapshots = storage.snapshots
+        self._storage_log = storage.log
         self._machine = machine
         self._write_path = write_path
         self._walk = walk
@@ -72,7 +72,7 @@ class Snapshotter:
         self._begun_at = self._loop.time()
         # What the log had when the last snapshot was done; what it had at the start counts as new.
         self._log_bytes = 0
-        current = snapshots.current
+        current = storage.snapshots.current
         self._last_index = 0 if current is None else current.index
         self.last_at_ms = None if current is None else current.created_at_ms
         self.last_duration_ms: int | None = None
@@ -118,7 +118,7 @@ class Snapshotter:
         if interval is not None and self._loop.time() - self._begun_at >= interval:
             return True
         bound = self._settings.snapshot_wal_bytes
-        return bound > 0 and self._snapshots.log_bytes - self._log_bytes >= bound
+        return bound > 0 and self._storage_log.size_bytes - self._log_bytes >= bound
 
     def _begin(self) -> None:
         if self._waiting and self._task is None and not self._machine.keyspace.is_being_restored:
@@ -160,9 +160,9 @@ class Snapshotter:
         self.last_duration_ms = round((self._loop.time() - started) * 1000)
         self._metrics.snapshots += 1
         await self._retain()
-        self._log_bytes = self._snapshots.log_bytes
+        self._log_bytes = self._storage_log.size_bytes
 
-    async def _write(self, state: StateSnapshot, writer: SnapshotWriter) -> None:
+    async def _write(self, state: StateSnapshot, writer: SnapshotSink) -> None:
         """Write all pieces, one in the thread while the next one is encoded, and commit."""
         try:
             section = ""
@@ -177,9 +177,9 @@ class Snapshotter:
                 await asyncio.sleep(0)
             if writing is not None:
                 await writing
-            info = await self._in_thread(writer.finish)
+            await self._in_thread(writer.finish)
             now_ms = self._wall_ms()
-            await self._write_path.between_batches(lambda: self._snapshots.commit(info, now_ms))
+            await self._write_path.between_batches(lambda: self._snapshots.commit(now_ms))
         except BaseException:
             await self._in_thread(writer.abandon)
             raise
@@ -198,7 +198,7 @@ class Snapshotter:
 
 
 def _add(
-    writer: SnapshotWriter, section: str, plain: bytes, count: int, *, is_new: bool
+    writer: SnapshotSink, section: str, plain: bytes, count: int, *, is_new: bool
 ) -> Callable[[], None]:
     def add() -> None:
         if is_new:

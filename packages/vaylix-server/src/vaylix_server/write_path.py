@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vaylix_protocol import ErrorCode, ErrorReply, error_reply
-from vaylix_server.interfaces import AckMode, LogPort, Progress, Storage
+from vaylix_server.interfaces import AckMode, Progress
 from vaylix_storage import Batch, BatchKind, Result
 from vaylix_storage.errors import LogPoisonedError
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from vaylix_server.machine import StateMachine
     from vaylix_server.metrics import Metrics
     from vaylix_server.sync_gate import SyncGate
+    from vaylix_storage.backend import LogPort, Storage
     from vaylix_storage.commands import Command
 
 __all__ = ["Run", "RunOwner", "WritePath"]

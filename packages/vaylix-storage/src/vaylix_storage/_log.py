@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from vaylix_storage._batch import ENTRY_BYTES_MAX, Batch, HardState
+from vaylix_storage._append_rules import check_append
 from vaylix_storage._format import (
-    BATCH_OVERHEAD_BYTES,
-    FRAME_BODY_BYTES_MAX,
     BodyKind,
     check_vote,
     encode_body,
@@ -34,7 +32,6 @@ from vaylix_storage._segment_chain import SegmentChain
 from vaylix_storage._segment_files import SegmentFiles
 from vaylix_storage.errors import (
     CorruptionError,
-    EntryTooLargeError,
     FileSystemError,
     LogClosedError,
     LogOrderError,
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from vaylix_storage._batch import Batch, HardState
     from vaylix_storage._catalog import SegmentStat, TermRuns
     from vaylix_storage._keyring import Keyring
     from vaylix_storage._vfs import Vfs
@@ -53,8 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["Log"]
 
 _TIMELINE_BYTES: Final = 16
-# More than a hard state takes in a frame.
-_OVERHEAD_BYTES: Final = 512
 
 
 class Log:
@@ -222,7 +218,7 @@ class Log:
         self._check_usable()
         if not batches and hard_state is None:
             return
-        self._check_batches(batches)
+        check_append(batches, self._chain.active.last_index, self._terms.last_term)
         if hard_state is not None:
             check_vote(hard_state.vote)
         body = encode_body(batches, hard_state)
@@ -396,32 +392,6 @@ class Log:
             f"a write to the log failed: {error}",
             remedy="restart this node; recovery reads back what is on the disk",
         )
-
-    def _check_batches(self, batches: Sequence[Batch]) -> None:
-        """Check that batches continue the log and fit into a frame."""
-        last_index = self._chain.active.last_index
-        term = self._terms.last_term
-        body_bytes = _OVERHEAD_BYTES
-        for batch in batches:
-            payload_bytes = len(batch.payload)
-            if payload_bytes > ENTRY_BYTES_MAX:
-                raise EntryTooLargeError(
-                    f"a batch of {payload_bytes} bytes exceeds {ENTRY_BYTES_MAX} bytes"
-                )
-            body_bytes += payload_bytes + BATCH_OVERHEAD_BYTES
-            if batch.first_index != last_index + 1 or batch.count < 1 or batch.term < term:
-                raise LogOrderError(
-                    f"batch {batch.first_index} of term {batch.term} cannot follow entry "
-                    f"{last_index} of term {term}"
-                )
-            if not batch.verify():
-                raise CorruptionError(f"batch {batch.first_index} does not fit its checksum")
-            last_index = batch.last_index
-            term = batch.term
-        if body_bytes > FRAME_BODY_BYTES_MAX:
-            raise EntryTooLargeError(
-                f"an append of {body_bytes} bytes exceeds {FRAME_BODY_BYTES_MAX} bytes"
-            )
 
     def _is_full(self) -> bool:
         bound = self._options.segment_bytes_max

@@ -91,6 +91,7 @@ class SnapshotWriter:
         "_synced_bytes",
         "_tag",
         "_vfs",
+        "info",
     )
 
     def __init__(
@@ -110,6 +111,8 @@ class SnapshotWriter:
         self._chunk_count = self._item_count = 0
         self._number = self._offset = self._synced_bytes = 0
         self._is_done = False
+        # What `finish` has returned.
+        self.info: SnapshotInfo | None = None
         encoded, self._tag = encode_header(header, cipher)
         if vfs.exists(self._staging):
             vfs.unlink(self._staging)
@@ -184,9 +187,10 @@ class SnapshotWriter:
             self._vfs.sync_directory(self._path.parent)
         except OSError as error:
             raise _write_failed(self._path, error) from error
-        return SnapshotInfo(
+        self.info = SnapshotInfo(
             self.meta, self._path, self._offset, self._tag, self._header.key_id, sections
         )
+        return self.info
 
     def abandon(self) -> None:
         """Close and remove what was written so far; allowed at any time, any number of times."""

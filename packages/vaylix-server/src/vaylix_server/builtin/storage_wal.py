@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from vaylix_server.errors import refusal
 from vaylix_server.hookspecs import hookimpl
-from vaylix_server.interfaces import Storage, StorageBackend, StorageRequest
+from vaylix_server.interfaces import StorageBackend, StorageRequest
 from vaylix_storage import (
     Engine,
     EngineOptions,
     EnvKeyProvider,
     FileKeyProvider,
     KeyProvider,
-    Keyspace,
     RealVfs,
     RecoveryOutcome,
     RecoveryReport,
@@ -24,20 +23,15 @@ from vaylix_storage import (
     find_loose_modes,
     tighten_modes,
 )
+from vaylix_storage.backend import wal_storage
 from vaylix_storage.errors import StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vaylix_server.settings import Settings
-    from vaylix_storage import (
-        RetentionPlan,
-        SnapshotInfo,
-        SnapshotMeta,
-        SnapshotReader,
-        SnapshotWriter,
-        Vfs,
-    )
+    from vaylix_storage import Vfs
+    from vaylix_storage.backend import Storage
 
 __all__ = ["KEY_FILE_NAME", "KEY_VARIABLE", "key_provider", "open_wal", "vaylix_storage_backends"]
 
@@ -61,16 +55,7 @@ def open_wal(request: StorageRequest) -> Storage:
         notes = [_describe(engine.log.recovery), *_close_modes(request.directory, key_file, vfs)]
     except StorageError as error:
         raise refusal(error) from error
-    return Storage(
-        log=engine.log,
-        snapshots=_Snapshots(engine),
-        keyspace=Keyspace(),
-        node_id=engine.directory.identity.node_id,
-        encryption_key_id=engine.keyring.active_key_id.hex(),
-        close=engine.close,
-        abandon=engine.abandon,
-        notes=tuple(notes),
-    )
+    return wal_storage(engine, notes)
 
 
 def key_provider(name: str, key_file: Path, vfs: Vfs) -> KeyProvider:
@@ -78,42 +63,6 @@ def key_provider(name: str, key_file: Path, vfs: Vfs) -> KeyProvider:
     if name == "env":
         return EnvKeyProvider(KEY_VARIABLE, environment=os.environ)
     return FileKeyProvider(key_file, vfs=vfs)
-
-
-class _Snapshots:
-    """The snapshots of an engine, as the server wants to see them."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._plan: RetentionPlan | None = None
-
-    @property
-    def current(self) -> SnapshotMeta | None:
-        entry = self._engine.manifest.current
-        return None if entry is None else entry.meta
-
-    @property
-    def log_bytes(self) -> int:
-        return self._engine.log.size_bytes
-
-    def open_current(self) -> SnapshotReader | None:
-        return self._engine.open_snapshot()
-
-    def create(self, meta: SnapshotMeta) -> SnapshotWriter:
-        return self._engine.create_snapshot(meta)
-
-    def commit(self, info: SnapshotInfo, now_ms: int) -> None:
-        self._engine.commit_snapshot(info)
-        self._plan = self._engine.plan_retention(None, now_ms)
-
-    def archive(self) -> None:
-        if self._plan is not None:
-            self._engine.archive(self._plan)
-
-    def prune(self) -> None:
-        if self._plan is not None:
-            self._engine.remove(self._plan)
-            self._plan = None
 
 
 def _options(settings: Settings) -> EngineOptions:

@@ -1,66 +1,30 @@
-"""A simulated disk for tests: page cache, un-synced names, torn writes, failing calls, power cuts.
-
-`MemoryVfs` is a `Vfs`. What is written is seen at once, as through a page cache, and is on the
-"disk" only after a sync of the file; a name only after a sync of its directory. `power_cut` throws
-away what was not synced, or lets a chosen part of it survive, as real disks do. A sync that fails
-drops what it should have written: it stays readable until the power cut and is gone after it, and
-no later sync brings it back, as on Linux. It also holds storage to its word that no byte that was
-written is ever changed or cut off.
-
-All calls that change something are counted. `crash_at` stops the process before the n-th of them;
-`fail_at` makes the n-th fail. So a test can loop over every call of a workload.
-"""
+"""`MemoryVfs`: the simulated disk behind the interface that storage knows."""
 
 from __future__ import annotations
 
 import errno
 import os
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaylix_storage._keyring import KEY_ID_BYTES, Keyring
-from vaylix_storage._simulated_disk import Directory, Inode, Names, Survival
+from vaylix_storage.testing._simulated_disk import Directory, Inode, Names, Survival
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaylix_storage._vfs import File, Lock
 
-__all__ = [
-    "MemoryVfs",
-    "SimulatedCrash",
-    "Survival",
-    "counting_random_bytes",
-    "fixed_keyring",
-]
+__all__ = ["MemoryVfs", "SimulatedCrash"]
 
 
 class SimulatedCrash(Exception):  # noqa: N818 - it is an event, not an error
     """The process or the machine has stopped; only `power_cut` or `kill` brings it back."""
 
 
-def counting_random_bytes(seed: int = 0) -> Callable[[int], bytes]:
-    """Return a source of bytes that look random and are the same in every run."""
-    counter = seed << 32
-
-    def random_bytes(size: int) -> bytes:
-        nonlocal counter
-        counter += 1
-        assert size <= 64
-        return blake2b(counter.to_bytes(8, "big"), digest_size=size).digest()
-
-    return random_bytes
-
-
-def fixed_keyring() -> Keyring:
-    """Return a keyring with one well-known key, without any file."""
-    key_id = b"k" * KEY_ID_BYTES
-    return Keyring(key_id, {key_id: b"s" * 32})
-
-
 class MemoryVfs:
-    """A simulated disk. `reserves_space` says whether `File.allocate` works.
+    """A simulated disk; see the package.
+
+    `reserves_space` says whether `File.allocate` works.
 
     Directories are durable as soon as they are made; a rename or removal of one is like that of a
     file. Not thread-safe.
