@@ -283,6 +283,50 @@ def test_histories_are_never_mixed() -> None:
         history_of(vfs)
 
 
+@pytest.mark.parametrize("moment", range(1, 20))
+def test_an_old_copy_reaches_as_far_as_the_archive(moment: int) -> None:
+    """The node went on after the copy, so the archive has more of the copy's newest segment."""
+    vfs = MemoryVfs()
+    writer = PastWriter(vfs)
+    copied: dict[Path, bytes] = {}
+    for number in range(1, 21):
+        writer.append([b"a", b"%d" % number], number * 10)
+        if number == moment:
+            copied = files_below(vfs, SOURCE)
+        if number % 4 == 0:
+            writer.snapshot()
+    writer.close()
+    for path in files_below(vfs, SOURCE):
+        vfs.remove(path)
+    for path, content in copied.items():
+        vfs.create(path).close()
+        vfs.overwrite(path, content)
+    history = history_of(vfs)
+    assert history.problems == []
+    last = max(int(archived(vfs, ".wal")[-1].stem.partition("-")[2]), 2 * moment)
+    (interval,) = history.intervals(40)
+    assert (interval.earliest, interval.latest) == (0, last)
+    for index in range(last + 1):
+        restore_to(vfs, Point(sequence=index), force=True)
+        assert state_of(vfs, TARGET) == writer.states[index]
+
+
+def test_an_archive_that_begins_otherwise_than_the_newest_segment_contradicts_it() -> None:
+    vfs = MemoryVfs()
+    PastWriter(vfs).append([b"a"], 1)
+    vfs.kill()
+    own = SOURCE / "wal" / "active-1.wal"
+    timeline = history_of(vfs).timeline.hex()
+    twin = ARCHIVE / timeline / "wal" / "1-9.wal"
+    vfs.make_directory(twin.parent)
+    vfs.create(twin).close()
+    content = bytearray(vfs.content(own))
+    content[300] ^= 1
+    vfs.overwrite(twin, bytes(content))
+    with pytest.raises(CorruptionError, match="other content"):
+        history_of(vfs)
+
+
 def names_in(vfs: MemoryVfs) -> list[str]:
     names = vfs.list_directory(SOURCE / "wal")
     return [name for name in names if name[0].isdigit()]

@@ -26,6 +26,7 @@ __all__ = [
     "Vfs",
     "create_file_durably",
     "files_are_equal",
+    "files_begin_alike",
     "replace_file_durably",
 ]
 
@@ -187,10 +188,18 @@ def files_are_equal(vfs: Vfs, one: Path, other: Path) -> bool:
     """Tell whether two files have the same content."""
     with closing(vfs.open(one)) as first, closing(vfs.open(other)) as second:
         size = first.size()
-        return size == second.size() and all(
-            first.read_at(offset, _COMPARED_BYTES) == second.read_at(offset, _COMPARED_BYTES)
-            for offset in range(0, size, _COMPARED_BYTES)
-        )
+        return size == second.size() and _begin_alike(first, second, size)
+
+
+def files_begin_alike(vfs: Vfs, one: Path, other: Path, size: int) -> bool:
+    """Tell whether two files have the same first `size` bytes; no if one has fewer."""
+    with closing(vfs.open(one)) as first, closing(vfs.open(other)) as second:
+        return min(first.size(), second.size()) >= size and _begin_alike(first, second, size)
+
+
+def _begin_alike(first: File, second: File, size: int) -> bool:
+    pieces = ((at, min(_COMPARED_BYTES, size - at)) for at in range(0, size, _COMPARED_BYTES))
+    return all(first.read_at(*piece) == second.read_at(*piece) for piece in pieces)
 
 
 def _put_in_place(vfs: Vfs, path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from vaylix_storage._batch import BatchKind
 from vaylix_storage._catalog import SegmentInfo
 from vaylix_storage._format import Predecessor
 from vaylix_storage._recovery import LogBase, read_segment_header, recover
-from vaylix_storage._vfs import files_are_equal
+from vaylix_storage._vfs import files_are_equal, files_begin_alike
 from vaylix_storage.errors import CorruptionError, KeyringError
 from vaylix_storage.offline._layout import LOG_BEGUN_NAME, WAL_NAME
 from vaylix_storage.offline._segments import SegmentWalk
@@ -184,19 +184,15 @@ def read_past_log(
     """
     log = PastLog(vfs)
     own = _own_segments(path, vfs, keyring, timeline, base)
+    newest = own[-1] if own else None
     by_number = {info.header.number: info for info in own}
     known: dict[int, tuple[SegmentInfo, int]] = {}
     for segment in () if archived is None else archived.segments:
         twin = by_number.get(segment.header.number)
         if twin is not None:
-            if not files_are_equal(vfs, segment.path, twin.path):
-                raise CorruptionError(
-                    f"it has the number of {twin.path}, and other content",
-                    path=segment.path,
-                    offset=16,
-                    remedy="an archive serves one directory: name the one of this directory",
-                )
-            continue
+            if not _goes_on(segment.path, twin, vfs, is_newest=twin is newest):
+                continue
+            own.remove(twin)
         with suppress(KeyringError):
             info = read_segment_header(
                 segment.path, segment.header.first_index, vfs, keyring, timeline
@@ -217,6 +213,24 @@ def read_past_log(
         last_index = named[1] if named is not None and counted is None else None
         log.add(_Piece(info, counted, last_index), is_archived=named is not None)
     return log
+
+
+def _goes_on(archived: Path, own: SegmentInfo, vfs: Vfs, *, is_newest: bool) -> bool:
+    """Tell whether an archived segment is the same as in the directory, and goes on behind it.
+
+    So it is when the directory is a copy of a node that went on writing. Raises CorruptionError
+    when the two are not the same.
+    """
+    if files_are_equal(vfs, archived, own.path):
+        return False
+    if is_newest and files_begin_alike(vfs, archived, own.path, own.end.offset):
+        return True
+    raise CorruptionError(
+        f"it has the number of {own.path}, and other content",
+        path=archived,
+        offset=16,
+        remedy="an archive serves one directory: name the one of this directory",
+    )
 
 
 def _number_of(info: SegmentInfo) -> int:
