@@ -196,15 +196,15 @@ def test_weakness_25_a_sidecar_that_is_there_must_fit(
     writer, pieces = document()
     directory.write("x.json", writer, pieces)
     (base / "x.json").write_bytes(b"".join(pieces).replace(b"k1", b"k9"))
-    with pytest.raises(BackupVerificationError, match="does not match"):
+    with pytest.raises(BackupVerificationError, match=r"x\.json: .*does not match"):
         directory.read_checked("x.json")
-    with pytest.raises(BackupVerificationError, match="does not match"):
+    with pytest.raises(BackupVerificationError, match=r"x\.json: .*does not match"):
         directory.verify("x.json", 0)
     (base / "x.json.manifest.json").write_bytes(b"{")
-    with pytest.raises(BackupVerificationError):
+    with pytest.raises(BackupVerificationError, match=r"x\.json: "):
         directory.read_checked("x.json")
     (base / "x.json").write_bytes(b"{}")
-    with pytest.raises(BackupFormatError):
+    with pytest.raises(BackupFormatError, match=r"x\.json: "):
         directory.read_checked("x.json")
 
 

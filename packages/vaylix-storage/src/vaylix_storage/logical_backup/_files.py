@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from vaylix_storage.errors import BackupFileError, BackupPathError
+from vaylix_storage.errors import BackupError, BackupFileError, BackupPathError
 from vaylix_storage.logical_backup._parser import describe, parse_document, verify_document
 from vaylix_storage.logical_backup._sidecar import SIDECAR_SUFFIX, Sidecar
 
@@ -107,11 +107,13 @@ class BackupDirectory:
         """
         path = self.resolve_for_reading(text)
         data = self._read_dump(path)
-        document = parse_document(data)
+        with _naming(path):
+            document = parse_document(data)
         sidecar = self._read_sidecar(path, text)
         if sidecar is not None:
             actual = describe(data, document.header, len(document.entries))
-            Sidecar.parse(sidecar).verify(actual)
+            with _naming(path):
+                Sidecar.parse(sidecar).verify(actual)
         return document
 
     def verify(self, text: str, now_ms: int) -> VerifyReport:
@@ -126,7 +128,8 @@ class BackupDirectory:
             raise BackupFileError(
                 "No such file or directory (os error 2)", path=_sidecar_path(path)
             )
-        return verify_document(data, now_ms, sidecar)
+        with _naming(path):
+            return verify_document(data, now_ms, sidecar)
 
     def _read_dump(self, path: Path) -> bytes:
         data = self._read(path)
@@ -308,6 +311,16 @@ def _create_file(vfs: Vfs, path: Path, content: bytes) -> None:
 
 def _sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in which file it was that something is wrong with a document."""
+    try:
+        yield
+    except BackupError as error:
+        error.path = error.path or path
+        raise
 
 
 @contextmanager
