@@ -56,6 +56,25 @@ async def test_an_error_of_a_chore_is_told_and_writes_go_on(tmp_path: Path) -> N
         assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
 
 
+async def test_a_chore_that_meets_a_failed_log_ends_acknowledgements_before_a_write_is_tried(
+    tmp_path: Path,
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+
+        def work() -> None:
+            raise LogPoisonedError("disk gone")
+
+        with pytest.raises(LogPoisonedError, match="disk gone"):
+            await server.server.services.write_path.between_batches(work)
+        health = await client.ask(vtp.Health())
+        assert isinstance(health, vtp.Entries)
+        assert dict(health.pairs)[b"ready"] == b"false"
+        refusal = await client.ask(vtp.Set(b"k", b"v"))
+        assert isinstance(refusal, vtp.ErrorReply)
+        assert refusal.code == "SRV-005"
+
+
 async def test_no_chore_is_done_after_a_failure(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         write_path = server.server.services.write_path

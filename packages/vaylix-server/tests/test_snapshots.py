@@ -147,6 +147,40 @@ async def test_a_failing_snapshot_is_told_and_the_server_goes_on(
         assert await client.ask(vtp.Get(b"k")) == Value(b"v")
 
 
+async def test_a_snapshot_that_failed_by_itself_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data", port=0, snapshot_wal_bytes=1)
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.login()
+        snapshotter = server.server.services.snapshotter
+
+        def fail(*_: object) -> None:
+            raise FileSystemError("no space left on device", path=tmp_path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(snapshotter._snapshots), "create", fail)
+            while "no snapshot was taken" not in server.output.getvalue():
+                assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
+                await asyncio.sleep(0.01)
+        snapshotter.look()
+        assert snapshotter._task is None
+        snapshotter._retry_at = 0.0
+        snapshotter.look()
+        assert snapshotter._task is not None
+
+
+async def test_a_log_that_has_failed_takes_no_snapshot_and_says_why(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        server.server.services.write_path._poison(OSError("disk gone"), [])
+        for _ in range(2):
+            reply = await client.ask(vtp.Save())
+            assert isinstance(reply, ErrorReply)
+            assert "the log has failed: disk gone" in reply.message
+        assert snapshot_files(server) == []
+
+
 async def test_a_snapshot_waits_until_no_restore_is_open(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         client = await server.login()

@@ -187,6 +187,62 @@ def test_an_older_or_the_same_snapshot_is_refused() -> None:
         engine.create_snapshot(meta_of(history.appended[:2]))
 
 
+def failed_commit(call: int) -> tuple[MemoryVfs, Engine, History] | None:
+    """Let the n-th call fail that replaces the manifest; None when there are not so many."""
+    vfs = MemoryVfs()
+    engine, history = filled(vfs)
+    take_snapshot(engine, history.appended)
+    history.append(engine)
+    info = write_snapshot(engine, history.appended)
+    # Otherwise the log would do so within the commit, and its failure is for good.
+    engine.log.rotate()
+    vfs.fail_at(vfs.call_count + call)
+    try:
+        engine.commit_snapshot(info)
+    except FileSystemError:
+        return vfs, engine, history
+    return None
+
+
+def test_after_a_commit_that_failed_the_same_snapshot_or_a_later_one_is_taken() -> None:
+    call = 1
+    while (same := failed_commit(call)) and (later := failed_commit(call)):
+        later[2].append(later[1])
+        for vfs, engine, history in (same, later):
+            take_snapshot(engine, history.appended)
+            names = [f"{entry.meta.index}.snapshot" for entry in engine.manifest.snapshots]
+            assert vfs.list_directory(SNAPSHOTS) == sorted(names) == sorted(set(names))
+            assert len(names) == 2
+            vfs.power_cut()
+            assert state_of(open_engine(vfs)) == history.appended
+        call += 1
+    assert call > 4
+
+
+@pytest.mark.parametrize(("data", "names"), SURVIVALS)
+def test_a_crash_while_it_is_taken_again_leaves_the_state_whole(
+    data: Survival, names: Survival
+) -> None:
+    failing = 1
+    while failed_commit(failing) is not None:
+        call, finished = 0, False
+        while not finished:
+            call += 1
+            failed = failed_commit(failing)
+            assert failed is not None
+            vfs, engine, history = failed
+            vfs.crash_at(vfs.call_count + call)
+            try:
+                take_snapshot(engine, history.appended)
+                finished = True
+            except SimulatedCrash:
+                pass
+            vfs.power_cut(data, names)
+            assert state_of(open_engine(vfs)) == history.appended
+        failing += 1
+    assert failing > 4
+
+
 @pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "other term"])
 def test_an_installed_snapshot_resets_a_log_that_does_not_match(*, ahead: bool) -> None:
     vfs = MemoryVfs()

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from vaylix_server.state_snapshot import StateSnapshot
-from vaylix_storage.errors import StorageError
+from vaylix_storage.errors import LogPoisonedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Snapshotter"]
 
 _T = TypeVar("_T")
+# What fills or breaks a disk does not go away by itself, and each attempt writes the whole state.
+RETRY_SECONDS = 10.0
 
 
 class Snapshotter:
@@ -72,6 +74,8 @@ class Snapshotter:
         self._begun_at = self._loop.time()
         # What the log had when the last snapshot was done; what it had at the start counts as new.
         self._log_bytes = 0
+        # When a log that is long enough may ask again after a failure.
+        self._retry_at = 0.0
         current = storage.snapshots.current
         self._last_index = 0 if current is None else current.index
         self.last_at_ms = None if current is None else current.created_at_ms
@@ -117,6 +121,8 @@ class Snapshotter:
         interval = self._settings.snapshot_interval_seconds
         if interval is not None and self._loop.time() - self._begun_at >= interval:
             return True
+        if self._loop.time() < self._retry_at:
+            return False
         bound = self._settings.snapshot_wal_bytes
         return bound > 0 and self._storage_log.size_bytes - self._log_bytes >= bound
 
@@ -131,6 +137,7 @@ class Snapshotter:
             await self._take()
         except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it.
             failure = error
+            self._retry_at = self._loop.time() + RETRY_SECONDS
             self._log.error("server.snapshotter", f"no snapshot was taken: {error}")
         for done in waiting:
             if done.done():
@@ -147,6 +154,8 @@ class Snapshotter:
         applied = asyncio.Event()
         self._write_path.when_applied(applied.set)
         await applied.wait()
+        if self._write_path.failure is not None:
+            raise LogPoisonedError(f"the log has failed: {self._write_path.failure}")
         async with self._walk.alone():
             if self._machine.last_applied == self._last_index:
                 return

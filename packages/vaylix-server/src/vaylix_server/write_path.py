@@ -239,7 +239,7 @@ class WritePath:
                 result = work()
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits.
                 problem = error
-                return lambda: None if done.done() else done.set_exception(problem)
+                return lambda: self._chore_failed(done, problem)
             return lambda: None if done.done() else done.set_result(result)
 
         def refuse() -> None:
@@ -319,6 +319,13 @@ class WritePath:
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(finish, done.result())
         )
+
+    def _chore_failed(self, done: asyncio.Future[_T], problem: Exception) -> None:
+        if isinstance(problem, LogPoisonedError) and self.failure is None:
+            # No write will succeed from now on: that is to be known before one is tried.
+            self._poison(problem, [])
+        if not done.done():
+            done.set_exception(problem)
 
     def _take_runs(self) -> list[Run]:
         """Take what fits into one batch, at least one run."""

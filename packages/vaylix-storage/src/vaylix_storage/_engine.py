@@ -93,6 +93,7 @@ class Engine:
     """
 
     __slots__ = (
+        "_in_doubt",
         "_options",
         "_random_bytes",
         "_vfs",
@@ -122,6 +123,8 @@ class Engine:
         self._random_bytes = random_bytes
         # Snapshots that are being written, or are written and not committed yet, by their path.
         self._writers: dict[Path, SnapshotWriter] = {}
+        # Snapshots whose commit has failed: the manifest on the disk may name them or not.
+        self._in_doubt: set[Path] = set()
 
     @classmethod
     def open(
@@ -210,9 +213,12 @@ class Engine:
             raise LogOrderError(
                 f"a snapshot of entry {meta.index} is older than that of {current.meta.index}"
             )
+        if self._in_doubt:
+            # Their names can be given again once no manifest names them, on the disk neither.
+            self._store(self.manifest)
+            self._remove_unnamed()
         path = self.snapshot_path(meta.index)
         writer = self._writers.get(path)
-        # A file that is there may be named by a manifest whose sync has failed: leave it alone.
         if (writer is not None and not writer.is_done) or self._exists(path):
             raise StorageBusyError(f"there is a snapshot of entry {meta.index} already", path=path)
         writer = SnapshotWriter.create(
@@ -243,8 +249,8 @@ class Engine:
             self.log.rotate()
         entry = ManifestEntry(meta, info.size_bytes, info.end_tag, info.key_id, installed)
         manifest = Manifest(self.manifest.timeline, (*self.manifest.snapshots, entry))
+        self._in_doubt.add(info.path)
         self._store(manifest)
-        self._writers.pop(info.path, None)
         if installed and (meta.index > self.log.last_index or self._contradicts_log(meta)):
             self.log.reset(meta.index, meta.term)
         self._remove_unnamed()
@@ -342,6 +348,9 @@ class Engine:
         path = self.directory.path / MANIFEST_NAME
         store_manifest(path, manifest, vfs=self._vfs, keyring=self.keyring)
         self.manifest = manifest
+        for settled in self._in_doubt:
+            self._writers.pop(settled, None)
+        self._in_doubt.clear()
 
     def _exists(self, path: Path) -> bool:
         try:

@@ -25,7 +25,13 @@ import msgspec
 
 from vaylix_storage._snapshot_format import SnapshotMeta
 from vaylix_storage._vfs import Vfs, replace_file_durably
-from vaylix_storage.errors import CorruptionError, FileSystemError, ForeignFormatError, KeyringError
+from vaylix_storage.errors import (
+    REPAIR_REMEDY,
+    CorruptionError,
+    FileSystemError,
+    ForeignFormatError,
+    KeyringError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,7 +167,9 @@ def store_manifest(path: Path, manifest: Manifest, *, vfs: Vfs, keyring: Keyring
     try:
         replace_file_durably(vfs, path, content)
     except OSError as error:
-        raise FileSystemError(f"cannot write the manifest: {error}", path=path) from error
+        raise FileSystemError(
+            f"cannot write the manifest: {error}", path=path, remedy=REPAIR_REMEDY
+        ) from error
 
 
 def encode_manifest(manifest: Manifest, keyring: Keyring) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,13 @@ from vaylix_storage._snapshot_format import (
     parse_header,
     parse_section,
 )
-from vaylix_storage.errors import CorruptionError, FileSystemError, ForeignFormatError, KeyringError
+from vaylix_storage.errors import (
+    REPAIR_REMEDY,
+    CorruptionError,
+    FileSystemError,
+    ForeignFormatError,
+    KeyringError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +191,7 @@ class SnapshotWriter:
             self._close()
             self._vfs.rename(self._staging, self._path)
             self._is_done = True
-            self._vfs.sync_directory(self._path.parent)
+            self._sync_name()
         except OSError as error:
             raise _write_failed(self._path, error) from error
         self.info = SnapshotInfo(
@@ -203,6 +210,15 @@ class SnapshotWriter:
                 self._vfs.unlink(self._staging)
         except OSError as error:
             raise _write_failed(self._path, error) from error
+
+    def _sync_name(self) -> None:
+        try:
+            self._vfs.sync_directory(self._path.parent)
+        except OSError:
+            # No manifest names it yet, and it would be in the way of the next attempt.
+            with suppress(OSError):
+                self._vfs.unlink(self._path)
+            raise
 
     def _end_section(self) -> None:
         if self._name is not None:
@@ -238,7 +254,7 @@ class SnapshotWriter:
 
 
 def _write_failed(path: Path, error: OSError) -> FileSystemError:
-    return FileSystemError(f"cannot write the snapshot: {error}", path=path)
+    return FileSystemError(f"cannot write the snapshot: {error}", path=path, remedy=REPAIR_REMEDY)
 
 
 class SnapshotReader:

@@ -7,7 +7,7 @@ about it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,10 @@ class StorageError(Exception):
         at = "" if self.offset is None else f" at byte {self.offset}"
         remedy = "" if self.remedy is None else f" ({self.remedy})"
         return f"{where}{self.reason}{at}{remedy}"
+
+
+# What helps when the disk is full or broken, and nothing has been harmed by it.
+REPAIR_REMEDY: Final = "make room or repair the disk, then try again"
 
 
 class FileSystemError(StorageError):
