@@ -7,10 +7,12 @@ Needs Python 3.11 or newer with pip, and nothing else: when nox is missing, it i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -45,6 +47,8 @@ if __name__ == "__main__" and not _has_tools():
 import nox  # noqa: E402  # Only now is it certain that it is there.
 
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+# Those with hot modules, which run quicker when mypyc has compiled them.
+COMPILABLE = ("vaylix-protocol", "vaylix-storage")
 SOURCES = ("noxfile.py", "packages", "scripts", "tests")
 
 nox.needs_version = ">=2026.10"
@@ -66,10 +70,56 @@ def _sync(session: nox.Session, *groups: str) -> None:
     )
 
 
+def _can_compile() -> bool:
+    """Say whether there is a C compiler, and the headers of this interpreter."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+def _compile(session: nox.Session) -> None:
+    """Put compiled wheels in the place of the packages with hot modules.
+
+    They are built from a copy, since the build moves files about, and kept until a source changes.
+    """
+    home = Path(session.virtualenv.location).resolve() / "compiled"
+    for package in COMPILABLE:
+        source = ROOT / "packages" / package
+        files = [source / "pyproject.toml", *sorted(source.glob("src/**/*.py"))]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+        wheels = home / digest
+        if not list(wheels.glob("*.whl")):
+            session.log(f"compiling the hot modules of {package}, once: up to a minute ...")
+            copy = home / package
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+            session.run_install(
+                *("uv", "build", "--wheel", f"--python={sys.executable}"),
+                *(f"--out-dir={wheels}", str(copy)),
+                env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"},
+                silent=True,
+            )
+        (wheel,) = wheels.glob("*.whl")
+        session.run_install(
+            *("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall"),
+            *(f"--python={session.bin}/python", str(wheel)),
+        )
+
+
+def _compile_if_possible(session: nox.Session) -> None:
+    if not _can_compile():
+        session.log("no C compiler, or no headers of this Python: all modules run as written")
+        return
+    try:
+        _compile(session)
+    except nox.command.CommandFailed:
+        session.warn("the hot modules could not be compiled and run as they are written")
+
+
 @nox.session(default=False)
 def serve(session: nox.Session) -> None:
     """Start a server on port 9173 with its data in ./default.vaylix."""
     _sync(session)
+    _compile_if_possible(session)
     client = Path(session.bin).relative_to(ROOT) / "vaylix-client"
     print(f"\nTalk to it from another terminal:  {client}\nStop it with Ctrl-C.\n", flush=True)
     session.run("vaylix", *session.posargs, interrupt_timeout=30, terminate_timeout=5)
@@ -80,6 +130,22 @@ def tests(session: nox.Session) -> None:
     """Run all tests on all cores."""
     _sync(session, "test")
     session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs)
+
+
+@nox.session(default=False)
+def compiled(session: nox.Session) -> None:
+    """Run the tests of the packages with the hot modules compiled, as far as they use them."""
+    if not _can_compile():
+        session.skip("there is no C compiler, or no header of this Python: apt-get install -y gcc")
+    _sync(session, "test")
+    _compile(session)
+    for package in COMPILABLE:
+        module = package.replace("-", "_")
+        session.run("python", "-c", f"import {module}; assert {module}.IS_COMPILED")
+    tests = session.posargs or [
+        f"packages/{package}/tests" for package in (*COMPILABLE, "vaylix-server")
+    ]
+    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *tests)
 
 
 @nox.session
@@ -110,6 +176,7 @@ def imports(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks of all packages, or those whose path holds a given word."""
     _sync(session)
+    _compile_if_possible(session)
     for script in sorted(ROOT.glob("packages/*/benchmarks/[a-z]*.py")):
         if not session.posargs or any(word in str(script) for word in session.posargs):
             session.run("python", str(script.relative_to(ROOT)))

@@ -5,6 +5,7 @@ Every name that a user needs is here; `vaylix_protocol.testing` helps to test wh
 
 from __future__ import annotations
 
+from vaylix_protocol._build import IS_COMPILED
 from vaylix_protocol._connection import (
     Connection,
 )
@@ -163,6 +164,7 @@ from vaylix_protocol.grammar import (
 __all__ = [
     "COMMANDS",
     "FRAME_BYTES_MAX",
+    "IS_COMPILED",
     "NO_METADATA",
     "PROTOCOL_VERSION",
     "ROOT_WORDS",

@@ -9,6 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Self
 
+from vaylix_protocol import IS_COMPILED as PROTOCOL_IS_COMPILED
 from vaylix_protocol import Compression, ConnectionSettings
 from vaylix_server.authenticator import Authenticator
 from vaylix_server.clock import TimeKeeper
@@ -31,6 +32,7 @@ from vaylix_server.snapshotter import Snapshotter
 from vaylix_server.sync_gate import SyncGate
 from vaylix_server.walk_guard import WalkGuard
 from vaylix_server.write_path import WritePath
+from vaylix_storage import IS_COMPILED as STORAGE_IS_COMPILED
 from vaylix_storage import RealVfs
 from vaylix_storage.errors import StorageError
 from vaylix_storage.logical_backup import BackupDirectory
@@ -348,9 +350,11 @@ class Server:
                 "server.security",
                 f"--wal-sync {settings.wal_sync}: a power cut can lose acknowledged writes",
             )
+        build = ", compiled" if PROTOCOL_IS_COMPILED and STORAGE_IS_COMPILED else ""
         log.info(
             "server.startup",
-            f"vaylix {SERVER_VERSION} listening on {self.address}, data in {settings.data_dir}",
+            f"vaylix {SERVER_VERSION}{build} listening on {self.address}, "
+            f"data in {settings.data_dir}",
         )
         host, _, port = self.address.rpartition(":")
         log.info("server.startup", f"talk to it: vaylix-client --host {host} --port {port}")

@@ -13,6 +13,7 @@ from vaylix_storage._archive import (
     list_archive,
 )
 from vaylix_storage._batch import ENTRY_BYTES_MAX, Batch, BatchKind, HardState
+from vaylix_storage._build import IS_COMPILED
 from vaylix_storage._catalog import SegmentStat
 from vaylix_storage._directory import DataDirectory, NodeIdentity
 from vaylix_storage._engine import Engine, EngineOptions, RetentionPlan
@@ -45,6 +46,7 @@ from vaylix_storage.store import Store, StoreBatch
 
 __all__ = [
     "ENTRY_BYTES_MAX",
+    "IS_COMPILED",
     "Answer",
     "ArchivedSegment",
     "ArchivedSnapshot",

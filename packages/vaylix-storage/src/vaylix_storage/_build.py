@@ -1,0 +1,12 @@
+"""How this copy of the package was built."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vaylix_storage import _table
+
+__all__ = ["IS_COMPILED"]
+
+# Whether the hot modules are extension modules, made by mypyc, or run as they are written.
+IS_COMPILED: Final = not str(_table.__file__).endswith(".py")
