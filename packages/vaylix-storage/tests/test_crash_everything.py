@@ -3,12 +3,11 @@
 Goal: wherever a migrated directory with rotation, snapshots, retention, cuts and changes of keys
 is stopped, it opens again, and holds a prefix of what was appended with all that was acknowledged.
 Method: the steps of `STEPS` run on a simulated disk. Each step is stopped before each of its
-changing calls, and once behind the last, and then the process is killed, or the power is cut with
-every part of what was not synced surviving; and each of the calls fails once, which drops what it
-should have written. `Machine` notes what has been promised up to then and checks it against what
-the next start finds. Calls that only read leave the disk as the changing call before them did.
-
-Ways to stop that leave the same disk behind are one case, and it is checked once.
+changing calls, and behind the last, and then the process is killed, or the power is cut with every
+part of what was not synced surviving; and each of the calls fails once, which drops what it should
+have written. `Machine` notes what has been promised up to then and checks it against what the next
+start finds. Calls that only read need no stop of their own: they leave the disk as they find it.
+Ways to stop that leave the same disk behind are one case.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting
 from vaylix_storage.testing._simulated_disk import Names
 
 FIXTURE = Path(__file__).parent / "data" / "format3" / "b2_clean_stop_snapshot_only"
-# With a file to be carried over as it is.
-CARRIED = "backups/deep/one.json"
-FILES = {CARRIED: b"{}"} | {
+FILES = {"backups/deep/one.json": b"{}"} | {
     str(path.relative_to(FIXTURE)): path.read_bytes()
     for path in FIXTURE.rglob("*")
     if path.is_file()
 }
+# What a migration copies as it is.
+CARRIED = ("audit.log", "backups/deep/one.json")
 DATA = Path("/srv/data")
 ORIGINAL = Path("/srv/data.format3")
 ARCHIVE = Path("/archive")
@@ -128,8 +127,8 @@ class Machine:
         self.kept_from = last_index + 1
         # What retention has let go: it must be where it was, or in the archive.
         self.leaving: dict[Path, bytes] = {}
-        # Each storage key, and whether it is active; None while they are being changed.
-        self.keys: dict[str, bool] | None = None
+        # Whether each storage key is active, and its wrappings; None while that is being changed.
+        self.keys: dict[str, tuple[bool, tuple[str, ...]]] | None = None
         # Wrapping keys that must not come back.
         self.shut_out: set[bytes] = set()
         # The chunks of the migrated keys, as they are in each snapshot.
@@ -185,8 +184,8 @@ class Machine:
         self.acknowledge(log)
 
     def acknowledge(self, log: Log) -> None:
-        promised = log.durable_index
-        self.acknowledged_count = sum(batch.last_index <= promised for batch in self.appended)
+        durable = log.durable_index
+        self.acknowledged_count = sum(batch.last_index <= durable for batch in self.appended)
         del self.hard_states[:-1]
 
     def cut(self, engine: Engine, count: int) -> None:
@@ -232,14 +231,16 @@ class Machine:
         provider = provider_of(self.vfs)
         yield provider
         status = key_status(DATA, vfs=self.vfs, provider=provider, archive=ARCHIVE)
-        self.keys = {key.key_id: key.is_active for key in status.keys}
+        self.keys = {key.key_id: (key.is_active, key.providers) for key in status.keys}
 
     # What is checked
 
     def check(self, engine: Engine) -> None:
         """Check what a start found. All of it is served from now on, so it counts as promised."""
         self.check_original()
-        assert self.vfs.content(DATA / CARRIED) == FILES[CARRIED], "a carried file has changed"
+        for name in CARRIED:
+            assert self.vfs.exists(DATA / name), f"{name} was not carried over"
+            assert self.vfs.content(DATA / name) == FILES[name], f"{name} has changed"
         index, found = self.read_state(engine)
         assert index in self.snapshot_indexes, "neither the old snapshot nor the new one"
         uncut = self.appended if self.before_cut is None else self.before_cut
@@ -285,7 +286,7 @@ class Machine:
         assert files == FILES, "the original has changed"
 
     def check_keys(self, engine: Engine) -> None:
-        keys = {info.key_id.hex(): info.is_active for info in engine.keyring.keys}
+        keys = {key.key_id.hex(): (key.is_active, key.providers) for key in engine.keyring.keys}
         assert self.keys in (None, keys), "a change of the keys has come undone"
         self.keys = keys
         needed = key_ids_in_use(DATA, vfs=self.vfs, archive=ARCHIVE)
@@ -354,10 +355,10 @@ def run_under_the_first_key(machine: Machine) -> None:
     machine.append(engine)
     machine.cut(engine, 5)  # inside a frame
     machine.append(engine, 2, b"you")
-    machine.append(engine)
-    machine.cut(engine, 4)  # into an older segment
-    machine.append(engine, voted_for=b"you")
-    machine.snapshot(engine, 5)
+    machine.cut(engine, 3)  # into an older segment
+    machine.append(engine, 4, b"you")
+    machine.append(engine)  # in a third segment
+    machine.snapshot(engine, len(machine.appended))
     machine.retain(engine)
     machine.append(engine)
     engine.close()
@@ -397,7 +398,8 @@ def drop_the_first_key(machine: Machine) -> None:
 
 def rewrap_the_keys(machine: Machine) -> None:
     old, old_key = provider_of(machine.vfs), machine.vfs.content(KEY_FILE)
-    rewrap_keys(DATA, vfs=machine.vfs, old=old, new=old.next_key())
+    with machine.change_of_keys():
+        rewrap_keys(DATA, vfs=machine.vfs, old=old, new=old.next_key())
     machine.shut_out.add(old_key)
 
 
