@@ -16,9 +16,11 @@ from vaylix_protocol import (
     Connection,
     ConnectionSettings,
     Get,
+    GetRun,
     Ping,
     Request,
     Set,
+    SetRun,
 )
 from vaylix_protocol.testing import ConnectedPair
 
@@ -47,11 +49,25 @@ def report(name: str, count: int, seconds: float) -> None:
     print(f"{name:<40} {count / seconds / 1e6:6.2f} million/s  {seconds / count * 1e9:6.0f} ns")
 
 
-def connect(*, compress_everything: bool = False) -> ConnectedPair:
+def connect(*, compress_everything: bool = False, groups_runs: bool = False) -> ConnectedPair:
     """Return a pair whose client compresses everything or nothing."""
     threshold_bytes = 0 if compress_everything else 2**31
     settings = ConnectionSettings(compression_threshold_bytes=threshold_bytes)
-    return ConnectedPair(client_settings=settings)
+    return ConnectedPair(
+        client_settings=settings, server_settings=ConnectionSettings(groups_runs=groups_runs)
+    )
+
+
+def decode_runs(name: str, command: Command) -> None:
+    """Measure a server that wants columns and reads a buffer full of one command."""
+    pair = connect(groups_runs=True)
+    frame = pair.client.send_request(REQUEST_ID, command)
+    count = BUFFER_BYTES // len(frame)
+    buffer = frame * count
+    (run,) = pair.server.receive_data(buffer)
+    assert isinstance(run, GetRun | SetRun)
+    assert len(run.keys) == count
+    report(name, count, best_seconds(lambda: pair.server.receive_data(buffer)))
 
 
 def decode(name: str, command: Command, *, compressed: bool = False) -> None:
@@ -113,6 +129,8 @@ def main() -> None:
     """Print the table."""
     decode("decode GET, pipelined", Get(KEY))
     decode("decode SET, pipelined", Set(KEY, VALUE))
+    decode_runs("decode GET, in columns", Get(KEY))
+    decode_runs("decode SET, in columns", Set(KEY, VALUE))
     decode("decode PING, pipelined", Ping())
     decode("decode GET, each frame zstd", Get(KEY), compressed=True)
     decode("decode SET, each frame zstd", Set(KEY, VALUE), compressed=True)

@@ -61,6 +61,7 @@ from vaylix_protocol._hello import (
     reject_hello,
 )
 from vaylix_protocol._outstanding import Outstanding
+from vaylix_protocol._plain_runs import take_plain_runs
 from vaylix_protocol._replies import Bool, ErrorReply, Integer, NotFound, Ok, Reply, Value
 from vaylix_protocol._reply_codec import encode_response
 from vaylix_protocol._request_codec import decode_requests, encode_request
@@ -87,6 +88,9 @@ _INTEGER_BYTES: Final = _OK_BYTES + 8
 _VALUE_OVERHEAD_BYTES: Final = _OK_BYTES + 4
 _VALUE_HEAD: Final = Struct(">BI")
 _INTEGER_TAIL: Final = Struct(">Bq")
+# The header of a frame in two parts, for many of one length.
+_HEADER_START: Final = Struct(">6sI")
+_CHECKSUM: Final = Struct(">I")
 
 
 class _Incoming(enum.Enum):
@@ -193,10 +197,16 @@ class Connection:
 
     def _read(self, data: bytes, events: list[Event]) -> None:
         reader = self._reader
-        bodies = reader.read(data)
+        data = reader.join(data)
+        groups_runs, position = self._settings.groups_runs, 0
+        if groups_runs and self._role is Role.SERVER:
+            position = take_plain_runs(data, reader.frame_bytes_max, events)
+        bodies = reader.read_from(data, position)
         try:
-            if self._role is Role.SERVER:
-                decode_requests(bodies, events, groups_runs=self._settings.groups_runs)
+            if not bodies:
+                pass
+            elif self._role is Role.SERVER:
+                decode_requests(bodies, events, groups_runs=groups_runs)
             else:
                 for body in bodies:
                     events.append(self._outstanding.match(body))  # noqa: PERF401 - may raise
@@ -396,10 +406,12 @@ class Connection:
         if self._plain_bytes_max < _OK_BYTES:
             return b"".join([self.send_ok(request_id) for request_id in request_ids])
         parts: list[bytes] = []
-        append, pack_header = parts.append, HEADER.pack
+        append, pack_checksum = parts.append, _CHECKSUM.pack
+        header = _HEADER_START.pack(PLAIN_MARK, _OK_BYTES)
         for request_id in request_ids:
             body = request_id + b"\x00"
-            append(pack_header(PLAIN_MARK, _OK_BYTES, crc32(body)))
+            append(header)
+            append(pack_checksum(crc32(body)))
             append(body)
         return b"".join(parts)
 
@@ -410,17 +422,23 @@ class Connection:
         """
         plain_value_bytes_max = self._plain_value_bytes_max
         parts: list[bytes] = []
-        append, pack_header, pack_head = parts.append, HEADER.pack, _VALUE_HEAD.pack
+        append, pack_checksum = parts.append, _CHECKSUM.pack
+        # Values in a row often have one length, so what depends on it only is kept.
+        known_bytes, header, head = -1, b"", b""
         for request_id, data in zip(request_ids, values, strict=True):
             if data is None:
                 append(self.send_not_found(request_id))
                 continue
             data_bytes = len(data)
-            if data_bytes > plain_value_bytes_max:
-                append(self.send_value(request_id, data))
-                continue
-            body = request_id + pack_head(0, data_bytes) + data
-            append(pack_header(PLAIN_MARK, data_bytes + _VALUE_OVERHEAD_BYTES, crc32(body)))
+            if data_bytes != known_bytes:
+                if data_bytes > plain_value_bytes_max:
+                    append(self.send_value(request_id, data))
+                    continue
+                known_bytes, head = data_bytes, _VALUE_HEAD.pack(0, data_bytes)
+                header = _HEADER_START.pack(PLAIN_MARK, data_bytes + _VALUE_OVERHEAD_BYTES)
+            body = request_id + head + data
+            append(header)
+            append(pack_checksum(crc32(body)))
             append(body)
         return b"".join(parts)
 

@@ -82,17 +82,29 @@ class FrameReader:
 
         Check `failure` afterwards: bodies before the broken frame are returned all the same.
         """
+        return self.read_from(self.join(data), 0, frames_max)
+
+    def join(self, data: bytes) -> bytes:
+        """Return what was left over with `data` behind it; empty while that is not one frame."""
+        if not self._buffer:
+            return data
+        self._buffer += data
+        if len(self._buffer) < self._needed_bytes:
+            return b""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+    def read_from(self, data: bytes, position: int, frames_max: int | None = None) -> list[bytes]:
+        """Do what `read` does with the joined `data`, from `position` on."""
         assert self.failure is None
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._needed_bytes:
-                return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
         bodies: list[bytes] = []
         self.has_more = False
+        if position == len(data):
+            return bodies
         try:
-            position = self._cut(data, bodies, len(data) if frames_max is None else frames_max)
+            count = len(data) if frames_max is None else frames_max
+            position = self._cut(data, position, bodies, count)
         except RemoteProtocolError as failure:
             # The traceback would keep the buffers of this call alive.
             self.failure = failure.with_traceback(None)
@@ -102,14 +114,13 @@ class FrameReader:
                 self._buffer += data[position:] if position else data
         return bodies
 
-    def _cut(self, data: bytes, bodies: list[bytes], frames_max: int) -> int:
+    def _cut(self, data: bytes, position: int, bodies: list[bytes], frames_max: int) -> int:
         """Append bodies until `data` is used up; return the position of what is left of it."""
         unpack_header = HEADER.unpack_from
         append = bodies.append
         limit = self.frame_bytes_max
         end = len(data)
         last_header = end - HEADER_BYTES
-        position = 0
         expanded_bytes = 0
         while position <= last_header:
             if frames_max == len(bodies) or expanded_bytes >= EXPANDED_BYTES_MAX:
