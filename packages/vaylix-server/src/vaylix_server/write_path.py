@@ -11,9 +11,16 @@ batches are as large as the disk is slow.
     gathering --_turn--> persisting --_persisted--> committed --> applied --> answered
 
 At most one batch is persisting. It is applied only after it is committed; on a single voter that
-is when its own sync has returned. Between two batches the log is free for chores that nothing
-may be appended beside, such as ending a segment for a snapshot; they wait for the batch that is
-under way, and the next batch gathers while they last.
+is when its own sync has returned. The next batch starts to persist just before, so that the disk
+works while answers are made. Between two batches the log is free for chores that nothing may be
+appended beside, such as ending a segment for a snapshot; they wait for the batch that is under
+way, and the next batch gathers while they last.
+
+When to sync. Say that reading and answering everybody takes the loop C, and a sync takes S. One
+batch of all costs S + C; two that alternate, one syncing while the loop serves the other, cost
+max(2 S, C), which is less when S < C. Reading is about half of C, so a batch starts before its turn
+once the loop has been gathering it for S / 2, which never happens on a disk for which that would be
+wrong. A sync that is over before another thread has taken it up is left to the turn.
 
 A run may also hold reads that stand behind a write of their own connection: they are applied in
 their place and not logged.
@@ -61,6 +68,10 @@ GATHERED_BYTES_MAX = 8 * 1024 * 1024
 GATHERED_COMMANDS_MAX = 65_536
 # Batches that are applied and that the ack mode holds back.
 UNANSWERED_BATCHES_MAX = 64
+# What it costs to hand a batch to the log thread and back, of which either side pays half.
+_HOPS_SECONDS = 0.0005
+# Over so many the duration of a sync is averaged.
+_SYNCS_AVERAGED = 32
 # Standalone: the term never changes, and the log of a cluster starts above it.
 _TERM = 0
 
@@ -186,8 +197,11 @@ class WritePath:
         # The time of this turn of the loop, and the turn that it belongs to.
         self._clock_turn = -1.0
         self._turn_ms = 0
-        # The stamp of the batch that is persisting or about to be applied.
-        self._in_flight_ms: int | None = None
+        # The stamps of the batches that are persisting or about to be applied, in order.
+        self._in_flight_ms: deque[int] = deque()
+        # When gathering began, and how long a sync takes of late; in seconds.
+        self._gathering_since = 0.0
+        self._sync_seconds = 0.0
         # Applied, and waiting for the ack mode: (last index, runs with results).
         self._unanswered: deque[tuple[int, list[tuple[Run, list[Result]]]]] = deque()
         self._room_waiters: list[Callable[[], None]] = []
@@ -204,7 +218,7 @@ class WritePath:
         if turn != self._clock_turn:
             self._clock_turn, self._turn_ms = turn, self._clock.now()
         now_ms = self._turn_ms
-        return now_ms if self._in_flight_ms is None else min(now_ms, self._in_flight_ms)
+        return min(now_ms, self._in_flight_ms[0]) if self._in_flight_ms else now_ms
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once there is room again."""
@@ -213,12 +227,18 @@ class WritePath:
     def submit(self, run: Run) -> None:
         """Take a run of at least one command; its owner is called back with the outcome."""
         assert run.commands, "an empty run has no outcome"
+        if not self._gathering:
+            self._gathering_since = time.perf_counter()
         self._gathering.append(run)
         self._submitted_count += 1
         self._gathered_bytes += run.payload_bytes
         self._gathered_commands += len(run.commands)
         self.is_full = self.is_full or self._has_too_much()
-        self._schedule_turn()
+        if self._turn_scheduled:
+            if self._is_worth_starting():
+                self._start_beside_loop()
+        else:
+            self._schedule_turn()
 
     def when_applied(self, callback: Callable[[], None]) -> None:
         """Call back, later, once all that was submitted so far is applied or has failed."""
@@ -293,15 +313,48 @@ class WritePath:
             self._apply(None, runs)
             return
         self._persisting = runs
-        self._in_flight_ms = batch.timestamp_ms
         if self._gate.is_open:
-            outcome = _persist(self._log, batch)
-            self._persisted(batch, outcome)
+            self._persisted(batch, _persist(self._log, batch))
         else:
-            future = self._log_thread.submit(_persist, self._log, batch)
-            future.add_done_callback(
-                lambda done: self._loop.call_soon_threadsafe(self._persisted, batch, done.result())
-            )
+            self._persist_beside_loop(batch)
+
+    def _is_worth_starting(self) -> bool:
+        """Tell whether a batch should start before its turn; see the theory above."""
+        return (
+            not self._persisting
+            and not self._chores
+            and not self._is_doing_chore
+            and self.failure is None
+            and self._can_overlap()
+            and time.perf_counter() - self._gathering_since >= self._sync_seconds / 2
+        )
+
+    def _can_overlap(self) -> bool:
+        """Tell whether what is gathered makes a batch, and is worth the way to another thread."""
+        return (
+            self._sync_seconds >= _HOPS_SECONDS
+            and bool(self._gathering)
+            # Mere reads make no batch.
+            and bool(self._gathering[0].logged)
+        )
+
+    def _start_beside_loop(self) -> None:
+        """Persist what is gathered, which begins with a write, on the log thread.
+
+        Nobody is called back before this returns, so it may be used while a session submits.
+        """
+        assert not self._persisting
+        runs = self._take_runs()
+        batch = self._make_batch(runs)
+        assert batch is not None, "there was a write"
+        self._persisting = runs
+        self._persist_beside_loop(batch)
+
+    def _persist_beside_loop(self, batch: Batch) -> None:
+        future = self._log_thread.submit(_persist, self._log, batch)
+        future.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._persisted, batch, done.result())
+        )
 
     def _do_chore(self, chore: _Chore) -> None:
         if self.failure is not None:
@@ -375,7 +428,7 @@ class WritePath:
         metrics.write_batches += 1
         metrics.writes_batched += len(commands)
         metrics.write_batch_commands_max = max(metrics.write_batch_commands_max, len(commands))
-        return Batch.create(
+        batch = Batch.create(
             first_index=self._log.last_index + 1,
             count=len(commands),
             term=_TERM,
@@ -383,6 +436,8 @@ class WritePath:
             timestamp_ms=self._clock.now(),
             payload=self._machine.encode_keyspace(commands, principals),
         )
+        self._in_flight_ms.append(batch.timestamp_ms)
+        return batch
 
     def _persisted(self, batch: Batch, outcome: float | Exception) -> None:
         runs, self._persisting = self._persisting, []
@@ -390,19 +445,23 @@ class WritePath:
             self._poison(outcome, runs)
             return
         self._gate.record(outcome)
+        self._sync_seconds += (outcome - self._sync_seconds) / _SYNCS_AVERAGED
         # A group of one voter: what it has durably is what the quorum has.
         assert batch.first_index == self.commit_index + 1
         self.commit_index = batch.last_index
+        if not self._chores and self._can_overlap():
+            self._start_beside_loop()
         self._apply(batch, runs)
 
     def _apply(self, batch: Batch | None, runs: list[Run]) -> None:
         machine = self._machine
         now = batch.timestamp_ms if batch is not None else self._clock.now()
         answered = [(run, machine.apply_run(run.commands, now)) for run in runs]
-        self._in_flight_ms = None
         # What this batch saw expire stays expired for the reads of the same turn.
         self._turn_ms = max(self._turn_ms, now)
         if batch is not None:
+            in_flight_ms = self._in_flight_ms.popleft()
+            assert in_flight_ms == batch.timestamp_ms
             machine.advance(batch)
         self._unanswered.append((machine.last_applied, answered))
         self._finish(len(runs))
@@ -426,7 +485,7 @@ class WritePath:
 
     def _poison(self, cause: Exception, runs: list[Run]) -> None:
         """Answer what was persisting with an error that leaves its outcome open."""
-        self._in_flight_ms = None
+        self._in_flight_ms.clear()
         self.failure = str(cause) or type(cause).__name__
         self._on_failure(self.failure)
         self._fail(runs, error_reply(ErrorCode.ENG_002, err=str(cause)))
@@ -454,7 +513,7 @@ class WritePath:
     def _after_batch(self) -> None:
         if self._gathering or self._chores:
             self._schedule_turn()
-        elif self._drain_waiters:
+        elif self._drain_waiters and not self._persisting:
             waiters, self._drain_waiters = self._drain_waiters, []
             for waiter in waiters:
                 if not waiter.done():

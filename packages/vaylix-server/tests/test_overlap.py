@@ -1,0 +1,264 @@
+"""Two batches that alternate: one syncs while the loop serves the other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import vaylix_protocol as vtp
+from vaylix_protocol import ErrorReply, Integer, Ok
+from vaylix_server.builtin.ack_local import vaylix_ack_modes
+from vaylix_server.clock import TimeKeeper
+from vaylix_server.hookspecs import hookimpl
+from vaylix_server.interfaces import StorageBackend, StorageRequest
+from vaylix_server.machine import StateMachine
+from vaylix_server.metrics import Metrics
+from vaylix_server.settings import Settings
+from vaylix_server.sync_gate import SyncGate
+from vaylix_server.testing import serve_in_memory
+from vaylix_server.write_path import Run, WritePath
+from vaylix_storage import Answer, Batch, Result
+from vaylix_storage import commands as log
+from vaylix_storage.backend import LogPort, Storage, memory_storage
+
+SLOW, QUICK = 1.0, 0.0001
+
+
+class HeldLog:
+    """A log whose syncs wait until the test lets them go on, or raise what it wants."""
+
+    def __init__(self, inner: LogPort) -> None:
+        self._inner = inner
+        self.go_on = threading.Semaphore(0)
+        self.error: Exception | None = None
+        self.first_index, self.size_bytes, self.segment_count = 1, 0, 1
+
+    @property
+    def last_index(self) -> int:
+        return self._inner.last_index
+
+    def append(self, batches: Sequence[Batch]) -> None:
+        self._inner.append(batches)
+
+    def sync(self) -> None:
+        assert self.go_on.acquire(timeout=30)
+        if self.error is not None:
+            raise self.error
+
+    def read(self, first_index: int) -> Iterator[Batch]:
+        return self._inner.read(first_index)
+
+
+class Owner:
+    """A session that notes what it is told, and whether a batch was on its way just then."""
+
+    def __init__(self, path: WritePath) -> None:
+        self._path = path
+        self.told: list[object] = []
+        self.was_persisting: list[bool] = []
+        self.news = asyncio.Event()
+
+    def submit(self, *commands: log.Command) -> Run:
+        run = Run(self, "")
+        for command in commands:
+            if isinstance(command, log.Get):
+                run.add_read(bytes(16), command)
+            else:
+                run.add_write(bytes(16), command, 10)
+        self._path.submit(run)
+        return run
+
+    def settle(self, run: Run, results: list[Result]) -> None:
+        del run
+        self.was_persisting.append(bool(self._path._persisting))
+        self.told.append(results)
+
+    def fail(self, run: Run, reply: ErrorReply) -> None:
+        del run
+        self.told.append(reply.code)
+
+    def flush(self) -> None:
+        self.news.set()
+
+    async def hear(self, count: int) -> list[object]:
+        while len(self.told) < count:
+            self.news.clear()
+            await self.news.wait()
+        return self.told
+
+
+class Lab:
+    """A write path on a held log, believing that a sync takes `sync_seconds`."""
+
+    def __init__(self, sync_seconds: float) -> None:
+        storage = memory_storage()
+        self.log = HeldLog(storage.log)
+        (mode,) = vaylix_ack_modes()
+        self.wall_ms = 1_000
+        self.path = WritePath(
+            storage=replace(storage, log=self.log),
+            machine=StateMachine(storage.keyspace),
+            clock=TimeKeeper(wall_ms=lambda: self.wall_ms, elapsed_ms=lambda: self.wall_ms),
+            ack_mode=mode,
+            metrics=Metrics(),
+            gate=SyncGate(),
+            on_failure=lambda _: None,
+        )
+        self.path._sync_seconds = sync_seconds
+
+    async def begin(self, owner: Owner, *commands: log.Command) -> Run:
+        """Submit the first batch and wait until it is on its way."""
+        run = owner.submit(*commands)
+        while not self.path._persisting:
+            await asyncio.sleep(0)
+        return run
+
+
+async def test_the_next_batch_starts_before_the_answers_are_made() -> None:
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    owner.submit(log.Set(b"b", b"2"))
+    lab.log.go_on.release(2)
+    assert await owner.hear(2) == [[Answer.OK], [Answer.OK]]
+    assert owner.was_persisting == [True, False]
+    lab.path.close()
+
+
+async def test_a_sync_that_is_quicker_than_the_way_there_is_left_to_the_turn() -> None:
+    lab = Lab(QUICK)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    lab.path._sync_seconds = -SLOW  # Whatever the first one takes, it stays quick on average.
+    owner.submit(log.Set(b"b", b"2"))
+    lab.log.go_on.release(2)
+    await owner.hear(2)
+    assert owner.was_persisting == [False, False]
+    lab.path.close()
+
+
+@pytest.mark.parametrize(
+    ("sync_seconds", "gathered_seconds", "starts"),
+    [(0.001, 0.0006, True), (0.001, 0.0, False), (SLOW, 0.1, False), (QUICK, SLOW, False)],
+)
+async def test_a_batch_starts_early_once_gathering_takes_half_a_sync(
+    sync_seconds: float, gathered_seconds: float, starts: bool
+) -> None:
+    lab = Lab(sync_seconds)
+    owner = Owner(lab.path)
+    first = owner.submit(log.Set(b"a", b"1"))
+    assert lab.path._persisting == [], "one run never starts by itself"
+    # Time is not spent but said to have passed.
+    lab.path._gathering_since = time.perf_counter() - gathered_seconds
+    second = owner.submit(log.Set(b"b", b"2"))
+    assert lab.path._persisting == ([first, second] if starts else [])
+    assert owner.told == [], "nobody is called back while it submits"
+    lab.log.go_on.release(2)
+    assert await owner.hear(2) == [[Answer.OK], [Answer.OK]]
+    lab.path.close()
+
+
+async def test_reads_that_stand_first_wait_for_their_turn() -> None:
+    """They make no batch, and what they read is written by the batch before them."""
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    owner.submit(log.Get(b"a"))
+    owner.submit(log.Set(b"a", b"2"))
+    lab.log.go_on.release(2)
+    assert await owner.hear(3) == [[Answer.OK], [b"1"], [Answer.OK]]
+    assert owner.was_persisting[0] is False
+    lab.path.close()
+
+
+async def test_nobody_sees_a_time_that_a_batch_under_way_has_not_reached() -> None:
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    lab.wall_ms = 2_000
+    owner.submit(log.Set(b"b", b"2"))
+    assert lab.path.read_time_ms() == 1_000
+    lab.log.go_on.release()
+    await owner.hear(1)
+    lab.wall_ms = 3_000
+    await asyncio.sleep(0.01)  # Another turn of the loop, in which the clock is read anew.
+    assert lab.path.read_time_ms() == 2_000, "the second batch is under way since then"
+    lab.log.go_on.release()
+    await owner.hear(2)
+    lab.path.close()
+
+
+async def test_a_failure_meets_the_batch_that_was_under_way_and_what_came_later() -> None:
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    owner.submit(log.Set(b"b", b"2"))
+    lab.log.go_on.release()
+    await owner.hear(1)
+    owner.submit(log.Set(b"c", b"3"))
+    lab.log.error = OSError(5, "as the test wants it")
+    lab.log.go_on.release()
+    assert await owner.hear(3) == [[Answer.OK], "ENG-002", "SRV-005"]
+    lab.path.close()
+
+
+async def test_a_drain_waits_for_the_batch_that_started_beside_the_answers() -> None:
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    await lab.begin(owner, log.Set(b"a", b"1"))
+    owner.submit(log.Set(b"b", b"2"))
+    drained = asyncio.ensure_future(lab.path.drain())
+    lab.log.go_on.release()
+    await owner.hear(1)
+    assert not drained.done()
+    lab.log.go_on.release()
+    await drained
+    assert owner.told == [[Answer.OK], [Answer.OK]]
+    lab.path.close()
+
+
+class SlowLog(HeldLog):
+    """A disk on which a sync takes two milliseconds."""
+
+    def sync(self) -> None:
+        time.sleep(0.002)
+
+
+class SlowDisk:
+    """A plugin: the memory backend on a slow disk."""
+
+    @hookimpl
+    def vaylix_storage_backends(self) -> list[StorageBackend]:
+        return [StorageBackend(name="slow", open=self._open)]
+
+    def _open(self, request: StorageRequest) -> Storage:
+        del request
+        storage = memory_storage()
+        return replace(storage, log=SlowLog(storage.log))
+
+
+async def test_counters_of_many_pipelines_never_skip_or_repeat(tmp_path: Path) -> None:
+    clients, rounds, depth = 12, 10, 30
+    settings = Settings(storage_backend="slow")
+    async with serve_in_memory(tmp_path, settings, extra_plugins=[SlowDisk()]) as server:
+
+        async def count() -> list[int]:
+            client = await server.login()
+            numbers: list[int] = []
+            for _ in range(rounds):
+                replies = await client.ask_all([vtp.Incr(b"n")] * depth)
+                numbers += [reply.value for reply in replies if isinstance(reply, Integer)]
+            return numbers
+
+        counted = await asyncio.gather(*(count() for _ in range(clients)))
+        client = await server.login()
+        assert await client.ask(vtp.Set(b"end", b"")) == Ok()
+    assert all(numbers == sorted(numbers) for numbers in counted)
+    assert sorted(itertools.chain(*counted)) == list(range(1, clients * rounds * depth + 1))
