@@ -47,8 +47,10 @@ if __name__ == "__main__" and not _has_tools():
 import nox  # noqa: E402  # Only now is it certain that it is there.
 
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-# Those with hot modules, which run quicker when mypyc has compiled them.
-COMPILABLE = ("vaylix-protocol", "vaylix-storage")
+# Those with hot modules, which run quicker when mypyc has compiled them, and before each what it
+# needs to be type-checked.
+COMPILED = ("vaylix-protocol", "vaylix-storage", "vaylix-server")
+WHEELS = ("vaylix-protocol", "vaylix-storage", "vaylix-replication", "vaylix-server")
 SOURCES = ("noxfile.py", "packages", "scripts", "tests")
 
 nox.needs_version = ">=2026.10"
@@ -81,28 +83,29 @@ def _compile(session: nox.Session) -> None:
 
     They are built from a copy, since the build moves files about, and kept until a source changes.
     """
-    home = Path(session.virtualenv.location).resolve() / "compiled"
-    for package in COMPILABLE:
+    digest = hashlib.sha256(sys.version.encode())
+    for package in WHEELS:
         source = ROOT / "packages" / package
-        files = [source / "pyproject.toml", *sorted(source.glob("src/**/*.py"))]
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-        wheels = home / digest
-        if not list(wheels.glob("*.whl")):
-            session.log(f"compiling the hot modules of {package}, once: up to a minute ...")
-            copy = home / package
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+        for path in (source / "pyproject.toml", *sorted(source.glob("src/**/*.py"))):
+            digest.update(path.read_bytes())
+    home = Path(session.virtualenv.location).resolve() / "compiled" / digest.hexdigest()[:16]
+    marker = home / "ready"
+    if not marker.exists():
+        session.log("compiling the hot modules, once: up to a minute ...")
+        shutil.rmtree(home.parent, ignore_errors=True)
+        for package in WHEELS:
+            unwanted = shutil.ignore_patterns("tests", "__pycache__")
+            shutil.copytree(ROOT / "packages" / package, home / package, ignore=unwanted)
             session.run_install(
-                *("uv", "build", "--wheel", f"--python={sys.executable}"),
-                *(f"--out-dir={wheels}", str(copy)),
+                *("uv", "build", "--quiet", "--wheel", "--no-sources", f"--find-links={home}"),
+                *(f"--python={sys.executable}", f"--out-dir={home}", str(home / package)),
                 env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"},
-                silent=True,
             )
-        (wheel,) = wheels.glob("*.whl")
-        session.run_install(
-            *("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall"),
-            *(f"--python={session.bin}/python", str(wheel)),
-        )
+        marker.touch()
+    session.run_install(
+        *("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall"),
+        *(f"--python={session.bin}/python", *map(str, sorted(home.glob("*.whl")))),
+    )
 
 
 def _compile_if_possible(session: nox.Session) -> None:
@@ -139,12 +142,10 @@ def compiled(session: nox.Session) -> None:
         session.skip("there is no C compiler, or no header of this Python: apt-get install -y gcc")
     _sync(session, "test")
     _compile(session)
-    for package in COMPILABLE:
+    for package in COMPILED:
         module = package.replace("-", "_")
         session.run("python", "-c", f"import {module}; assert {module}.IS_COMPILED")
-    tests = session.posargs or [
-        f"packages/{package}/tests" for package in (*COMPILABLE, "vaylix-server")
-    ]
+    tests = session.posargs or [f"packages/{package}/tests" for package in COMPILED]
     session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *tests)
 
 

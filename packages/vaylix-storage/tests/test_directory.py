@@ -232,7 +232,7 @@ def test_an_identity_that_has_rotted_is_refused() -> None:
     identity = DataDirectory.open(DATA, vfs=vfs).identity
     vfs.kill()
     content = vfs.content(DATA / "node.json")
-    other = bytes([content[40] ^ 1])
+    other = b"1" if content[40:41] == b"0" else b"0"
     vfs.overwrite(DATA / "node.json", content[:40] + other + content[41:])
     with pytest.raises(CorruptionError, match="the checksum does not fit"):
         DataDirectory.open(DATA, vfs=vfs)

@@ -35,7 +35,6 @@ nobody else waits for it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
@@ -79,6 +78,7 @@ from vaylix_storage import Answer, ExecResult, Result
 from vaylix_storage import commands as log
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from vaylix_server.registry import SessionRegistry
@@ -93,8 +93,11 @@ _HEALTH_CHECK = "vaylix-healthcheck"
 _RUNS = (GetRun, SetRun)
 
 
-class Session(asyncio.Protocol):
-    """The server side of one connection, with the interface of an asyncio protocol."""
+class Session:
+    """The server side of one connection, with the interface of `asyncio.Protocol`.
+
+    Not a subclass of it: a class that is compiled cannot have a base that is not.
+    """
 
     def __init__(self, services: Services, registry: SessionRegistry) -> None:
         self._services = services
