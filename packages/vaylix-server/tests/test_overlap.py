@@ -23,12 +23,14 @@ from vaylix_server.metrics import Metrics
 from vaylix_server.settings import Settings
 from vaylix_server.sync_gate import SyncGate
 from vaylix_server.testing import serve_in_memory
-from vaylix_server.write_path import Run, WritePath
+from vaylix_server.write_path import OVERLAP_COMMANDS, Run, WritePath
 from vaylix_storage import Answer, Batch, Result
 from vaylix_storage import commands as log
 from vaylix_storage.backend import LogPort, Storage, memory_storage
 
 SLOW, QUICK = 1.0, 0.0001
+MANY = [log.Set(b"k", b"v")] * OVERLAP_COMMANDS
+OKS: list[Result] = [Answer.OK] * OVERLAP_COMMANDS
 
 
 class HeldLog:
@@ -124,20 +126,26 @@ class Lab:
 async def test_the_next_batch_starts_before_the_answers_are_made() -> None:
     lab = Lab(SLOW)
     owner = Owner(lab.path)
-    await lab.begin(owner, log.Set(b"a", b"1"))
-    owner.submit(log.Set(b"b", b"2"))
+    await lab.begin(owner, *MANY)
+    owner.submit(*MANY)
     lab.log.go_on.release(2)
-    assert await owner.hear(2) == [[Answer.OK], [Answer.OK]]
+    assert await owner.hear(2) == [OKS, OKS]
     assert owner.was_persisting == [True, False]
     lab.path.close()
 
 
-async def test_a_sync_that_is_quicker_than_the_way_there_is_left_to_the_turn() -> None:
-    lab = Lab(QUICK)
+@pytest.mark.parametrize(
+    ("sync_seconds", "count"), [(QUICK, OVERLAP_COMMANDS), (SLOW, OVERLAP_COMMANDS - 1)]
+)
+async def test_what_is_not_worth_the_way_to_another_thread_is_left_to_the_turn(
+    sync_seconds: float, count: int
+) -> None:
+    lab = Lab(sync_seconds)
     owner = Owner(lab.path)
-    await lab.begin(owner, log.Set(b"a", b"1"))
-    lab.path._sync_seconds = -SLOW  # Whatever the first one takes, it stays quick on average.
-    owner.submit(log.Set(b"b", b"2"))
+    await lab.begin(owner, *MANY)
+    if sync_seconds == QUICK:
+        lab.path._sync_seconds = -SLOW  # Whatever the first one takes, it is quick on average.
+    owner.submit(*MANY[:count])
     lab.log.go_on.release(2)
     await owner.hear(2)
     assert owner.was_persisting == [False, False]
@@ -145,15 +153,21 @@ async def test_a_sync_that_is_quicker_than_the_way_there_is_left_to_the_turn() -
 
 
 @pytest.mark.parametrize(
-    ("sync_seconds", "gathered_seconds", "starts"),
-    [(0.001, 0.0006, True), (0.001, 0.0, False), (SLOW, 0.1, False), (QUICK, SLOW, False)],
+    ("sync_seconds", "gathered_seconds", "count", "starts"),
+    [
+        (0.001, 0.0006, OVERLAP_COMMANDS - 1, True),
+        (0.001, 0.0006, OVERLAP_COMMANDS - 2, False),
+        (0.001, 0.0, OVERLAP_COMMANDS, False),
+        (SLOW, 0.1, OVERLAP_COMMANDS, False),
+        (QUICK, SLOW, OVERLAP_COMMANDS, False),
+    ],
 )
 async def test_a_batch_starts_early_once_gathering_takes_half_a_sync(
-    sync_seconds: float, gathered_seconds: float, starts: bool
+    sync_seconds: float, gathered_seconds: float, count: int, starts: bool
 ) -> None:
     lab = Lab(sync_seconds)
     owner = Owner(lab.path)
-    first = owner.submit(log.Set(b"a", b"1"))
+    first = owner.submit(*MANY[:count])
     assert lab.path._persisting == [], "one run never starts by itself"
     # Time is not spent but said to have passed.
     lab.path._gathering_since = time.perf_counter() - gathered_seconds
@@ -161,7 +175,7 @@ async def test_a_batch_starts_early_once_gathering_takes_half_a_sync(
     assert lab.path._persisting == ([first, second] if starts else [])
     assert owner.told == [], "nobody is called back while it submits"
     lab.log.go_on.release(2)
-    assert await owner.hear(2) == [[Answer.OK], [Answer.OK]]
+    assert await owner.hear(2) == [OKS[:count], [Answer.OK]]
     lab.path.close()
 
 
@@ -171,9 +185,9 @@ async def test_reads_that_stand_first_wait_for_their_turn() -> None:
     owner = Owner(lab.path)
     await lab.begin(owner, log.Set(b"a", b"1"))
     owner.submit(log.Get(b"a"))
-    owner.submit(log.Set(b"a", b"2"))
+    owner.submit(*MANY)
     lab.log.go_on.release(2)
-    assert await owner.hear(3) == [[Answer.OK], [b"1"], [Answer.OK]]
+    assert await owner.hear(3) == [[Answer.OK], [b"1"], OKS]
     assert owner.was_persisting[0] is False
     lab.path.close()
 
@@ -181,9 +195,9 @@ async def test_reads_that_stand_first_wait_for_their_turn() -> None:
 async def test_nobody_sees_a_time_that_a_batch_under_way_has_not_reached() -> None:
     lab = Lab(SLOW)
     owner = Owner(lab.path)
-    await lab.begin(owner, log.Set(b"a", b"1"))
+    await lab.begin(owner, *MANY)
     lab.wall_ms = 2_000
-    owner.submit(log.Set(b"b", b"2"))
+    owner.submit(*MANY)
     assert lab.path.read_time_ms() == 1_000
     lab.log.go_on.release()
     await owner.hear(1)
@@ -198,29 +212,29 @@ async def test_nobody_sees_a_time_that_a_batch_under_way_has_not_reached() -> No
 async def test_a_failure_meets_the_batch_that_was_under_way_and_what_came_later() -> None:
     lab = Lab(SLOW)
     owner = Owner(lab.path)
-    await lab.begin(owner, log.Set(b"a", b"1"))
-    owner.submit(log.Set(b"b", b"2"))
+    await lab.begin(owner, *MANY)
+    owner.submit(*MANY)
     lab.log.go_on.release()
     await owner.hear(1)
-    owner.submit(log.Set(b"c", b"3"))
+    owner.submit(*MANY)
     lab.log.error = OSError(5, "as the test wants it")
     lab.log.go_on.release()
-    assert await owner.hear(3) == [[Answer.OK], "ENG-002", "SRV-005"]
+    assert await owner.hear(3) == [OKS, "ENG-002", "SRV-005"]
     lab.path.close()
 
 
 async def test_a_drain_waits_for_the_batch_that_started_beside_the_answers() -> None:
     lab = Lab(SLOW)
     owner = Owner(lab.path)
-    await lab.begin(owner, log.Set(b"a", b"1"))
-    owner.submit(log.Set(b"b", b"2"))
+    await lab.begin(owner, *MANY)
+    owner.submit(*MANY)
     drained = asyncio.ensure_future(lab.path.drain())
     lab.log.go_on.release()
     await owner.hear(1)
     assert not drained.done()
     lab.log.go_on.release()
     await drained
-    assert owner.told == [[Answer.OK], [Answer.OK]]
+    assert owner.told == [OKS, OKS]
     lab.path.close()
 
 

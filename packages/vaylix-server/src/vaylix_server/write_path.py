@@ -20,7 +20,7 @@ When to sync. Say that reading and answering everybody takes the loop C, and a s
 batch of all costs S + C; two that alternate, one syncing while the loop serves the other, cost
 max(2 S, C), which is less when S < C. Reading is about half of C, so a batch starts before its turn
 once the loop has been gathering it for S / 2, which never happens on a disk for which that would be
-wrong. A sync that is over before another thread has taken it up is left to the turn.
+wrong. The way to another thread has its price, too: what is not worth it is left to the turn.
 
 A run may also hold reads that stand behind a write of their own connection: they are applied in
 their place and not logged.
@@ -68,8 +68,10 @@ GATHERED_BYTES_MAX = 8 * 1024 * 1024
 GATHERED_COMMANDS_MAX = 65_536
 # Batches that are applied and that the ack mode holds back.
 UNANSWERED_BATCHES_MAX = 64
-# What it costs to hand a batch to the log thread and back, of which either side pays half.
-_HOPS_SECONDS = 0.0005
+# A batch is worth the way to the log thread and back, which costs a few hundred microseconds, when
+# a sync takes at least as long, and so does the loop for its commands.
+OVERLAP_SYNC_SECONDS = 0.0003
+OVERLAP_COMMANDS = 128
 # Over so many the duration of a sync is averaged.
 _SYNCS_AVERAGED = 32
 # Standalone: the term never changes, and the log of a cluster starts above it.
@@ -332,8 +334,8 @@ class WritePath:
     def _can_overlap(self) -> bool:
         """Tell whether what is gathered makes a batch, and is worth the way to another thread."""
         return (
-            self._sync_seconds >= _HOPS_SECONDS
-            and bool(self._gathering)
+            self._sync_seconds >= OVERLAP_SYNC_SECONDS
+            and self._gathered_commands >= OVERLAP_COMMANDS
             # Mere reads make no batch.
             and bool(self._gathering[0].logged)
         )
