@@ -176,7 +176,8 @@ def imports(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Run the benchmarks of all packages, or those whose path holds a given word."""
-    _sync(session)
+    # Some use the pairs and disks that packages offer for tests.
+    _sync(session, "test")
     _compile_if_possible(session)
     for script in sorted(ROOT.glob("packages/*/benchmarks/[a-z]*.py")):
         if not session.posargs or any(word in str(script) for word in session.posargs):
