@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from struct import pack
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from vaylix_protocol import (
     MGet,
     NotFound,
     Ok,
+    Opcode,
     Ping,
     Reply,
     ReplyKind,
@@ -216,6 +218,17 @@ def test_runs_are_judged_like_single_requests(
     assert flat(drip(grouping, bytes(stream), piece_bytes)) == flat(
         single.receive_data(bytes(stream))
     )
+
+
+@pytest.mark.parametrize("body_bytes", range(20))
+def test_a_frame_that_ends_too_soon_is_not_completed_by_what_follows(body_bytes: int) -> None:
+    """A GET of an empty key, of which a part stands behind the frame."""
+    get = bytes((0,)) + b"r" * 16 + bytes((Opcode.GET, 0, 0))
+    stream = FrameWriter().frame(get[:body_bytes]) + get[body_bytes:]
+    grouping = ConnectedPair(server_settings=ConnectionSettings(groups_runs=True)).server
+    single = ConnectedPair().server
+
+    assert flat(grouping.receive_data(stream)) == flat(single.receive_data(stream))
 
 
 def flat(events: list[Event]) -> list[object]:

@@ -58,7 +58,8 @@ def take_plain_runs(data: bytes, frame_bytes_max: int, events: list[Event]) -> i
             break
         if opcode == _GET:
             key = body[_KEY_OFFSET:]
-            if key_bytes != len(key) or not key.isascii():
+            # Of a body that is too short for its start, a part was read from behind it.
+            if key_bytes != length - _KEY_OFFSET or not key.isascii():
                 break
             if previous != _GET:
                 previous, get_ids, get_keys = _GET, [], []
