@@ -17,10 +17,11 @@ from vaylix_protocol import ErrorReply, Ok, Value
 from vaylix_server import IS_COMPILED
 from vaylix_server.builtin.storage_wal import open_wal
 from vaylix_server.hookspecs import hookimpl
-from vaylix_server.interfaces import AckMode, StorageBackend, StorageRequest
+from vaylix_server.interfaces import AckMode, Progress, StorageBackend, StorageRequest
 from vaylix_server.session import Session
 from vaylix_server.settings import Settings
 from vaylix_server.testing import serve_in_memory
+from vaylix_server.write_path import UNANSWERED_BATCHES_MAX
 from vaylix_storage import Batch
 from vaylix_storage.backend import LogPort, Storage
 
@@ -377,14 +378,15 @@ async def test_a_transaction_that_asks_for_too_much_ends_its_connection_unbuilt(
         assert await (await server.login()).ask(vtp.Ping()) == Value(b"PONG")
 
 
+class Never:
+    @hookimpl
+    def vaylix_ack_modes(self) -> list[AckMode]:
+        return [AckMode(name="never", acknowledged=lambda _: 0)]
+
+
 async def test_what_an_ack_mode_holds_back_is_answered_when_the_server_stops(
     tmp_path: Path,
 ) -> None:
-    class Never:
-        @hookimpl
-        def vaylix_ack_modes(self) -> list[AckMode]:
-            return [AckMode(name="never", acknowledged=lambda _: 0)]
-
     settings = Settings(write_ack_mode="never", disable_auth=True)
     async with serve_in_memory(tmp_path, settings, extra_plugins=[Never()]) as server:
         client = await server.greet()
@@ -396,3 +398,48 @@ async def test_what_an_ack_mode_holds_back_is_answered_when_the_server_stops(
         assert isinstance(reply, ErrorReply)
         assert reply.code == "SRV-036"
         await stopping
+
+
+async def test_what_an_ack_mode_holds_back_is_answered_before_what_fails_behind_it(
+    tmp_path: Path,
+) -> None:
+    backend = FailingBackend()
+    settings = replace(FAILING, write_ack_mode="never", disable_auth=True)
+    async with serve_in_memory(tmp_path, settings, extra_plugins=[backend, Never()]) as server:
+        client = await server.greet()
+        client.send(vtp.Set(b"k", b"held back"))
+        while not server.server.services.write_path._unanswered:
+            await asyncio.sleep(0)
+        assert backend.log is not None
+        backend.log.fail = "sync"
+        replies = await client.ask_all([vtp.Set(b"k", b"lost")])
+        replies.append(await client.receive())
+        codes = [reply.code for reply in replies if isinstance(reply, ErrorReply)]
+        assert codes == ["SRV-036", "ENG-002"]
+
+
+async def test_room_is_made_by_what_an_ack_mode_lets_go(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    class Slowly:
+        @hookimpl
+        def vaylix_ack_modes(self) -> list[AckMode]:
+            return [AckMode(name="slowly", acknowledged=self.acknowledged)]
+
+        def acknowledged(self, progress: Progress) -> int:
+            held.append(progress.commit)
+            return progress.commit if len(held) > UNANSWERED_BATCHES_MAX else 0
+
+    settings = Settings(write_ack_mode="slowly", disable_auth=True)
+    async with serve_in_memory(tmp_path, settings, extra_plugins=[Slowly()]) as server:
+        client = await server.greet()
+        for number in range(UNANSWERED_BATCHES_MAX):
+            client.send(vtp.Incr(b"n"))
+            while len(held) <= number:
+                await asyncio.sleep(0)
+        # This one finds no room left, and lets everything go.
+        client.send(vtp.Incr(b"n"))
+        counted = [await client.receive() for _ in range(UNANSWERED_BATCHES_MAX + 1)]
+        assert counted[-1] == vtp.Integer(UNANSWERED_BATCHES_MAX + 1)
+        async with asyncio.timeout(10):
+            assert await client.ask(vtp.Incr(b"n")) == vtp.Integer(UNANSWERED_BATCHES_MAX + 2)

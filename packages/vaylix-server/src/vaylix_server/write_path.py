@@ -282,9 +282,7 @@ class WritePath:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._drain_waiters.append(waiter)
             await waiter
-        while self._unanswered:
-            runs = [run for run, _ in self._unanswered.popleft()[1]]
-            self._fail(runs, error_reply(ErrorCode.SRV_036))
+        self._give_up_unanswered()
 
     def close(self) -> None:
         """Stop the log thread; the log itself belongs to whoever opened it."""
@@ -482,14 +480,26 @@ class WritePath:
             for run, results in self._unanswered.popleft()[1]:
                 run.owner.settle(run, results)
                 owners[run.owner] = None
+        if self.is_full:
+            self._make_room()
         for owner in owners:
             owner.flush()
+
+    def _give_up_unanswered(self) -> None:
+        """Answer what the ack mode holds back as being in doubt."""
+        while self._unanswered:
+            runs = [run for run, _ in self._unanswered.popleft()[1]]
+            self._fail(runs, error_reply(ErrorCode.SRV_036))
+        if self.is_full:
+            self._make_room()
 
     def _poison(self, cause: Exception, runs: list[Run]) -> None:
         """Answer what was persisting with an error that leaves its outcome open."""
         self._in_flight_ms.clear()
         self.failure = str(cause) or type(cause).__name__
         self._on_failure(self.failure)
+        # There will be no batch any more that could bring them on.
+        self._give_up_unanswered()
         self._fail(runs, error_reply(ErrorCode.ENG_002, err=str(cause)))
         self._finish(len(runs))
         self._after_batch()
