@@ -96,6 +96,14 @@ class Owner:
         return self.told
 
 
+class BrokenOwner(Owner):
+    """A session that does not expect its results."""
+
+    def settle(self, run: Run, results: list[Result]) -> None:
+        del run, results
+        raise ValueError("as the test wants it")
+
+
 class Lab:
     """A write path on a held log, believing that a sync takes `sync_seconds`."""
 
@@ -235,6 +243,47 @@ async def test_a_drain_waits_for_the_batch_that_started_beside_the_answers() -> 
     lab.log.go_on.release()
     await drained
     assert owner.told == [OKS, OKS]
+    lab.path.close()
+
+
+@pytest.mark.parametrize(
+    ("count", "second"), [(OVERLAP_COMMANDS, "ENG-002"), (OVERLAP_COMMANDS - 1, "SRV-005")]
+)
+async def test_nothing_follows_a_batch_that_could_not_be_applied(
+    monkeypatch: pytest.MonkeyPatch, count: int, second: str
+) -> None:
+    """That is a defect, upon which the server stops: it must not wait for an answer then."""
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    defects: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: defects.append(context["exception"])
+    )
+
+    def apply_run(commands: Sequence[log.Command], now_ms: int) -> list[Result]:
+        raise ValueError("as the test wants it")
+
+    monkeypatch.setattr(lab.path._machine, "apply_run", apply_run)
+    await lab.begin(owner, *MANY)
+    owner.submit(*MANY[:count])
+    lab.log.go_on.release(2)
+    async with asyncio.timeout(10):
+        await lab.path.drain()
+    assert owner.told == ["ENG-002", second]
+    assert list(map(str, defects)) == ["as the test wants it"]
+    lab.path.close()
+
+
+async def test_a_defect_of_one_session_keeps_nobody_behind_it_waiting() -> None:
+    lab = Lab(SLOW)
+    owner = Owner(lab.path)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    await lab.begin(BrokenOwner(lab.path), log.Set(b"a", b"1"))
+    owner.submit(log.Set(b"b", b"2"))
+    lab.log.go_on.release(2)
+    async with asyncio.timeout(10):
+        await lab.path.drain()
+    assert owner.told == [[Answer.OK]]
     lab.path.close()
 
 

@@ -441,6 +441,10 @@ class WritePath:
 
     def _persisted(self, batch: Batch, outcome: float | Exception) -> None:
         runs, self._persisting = self._persisting, []
+        if self.failure is not None:
+            # The batch before it was not applied as it should, so nothing may follow.
+            self._leave_open(runs, self.failure)
+            return
         if isinstance(outcome, Exception):
             self._poison(outcome, runs)
             return
@@ -456,7 +460,12 @@ class WritePath:
     def _apply(self, batch: Batch | None, runs: list[Run]) -> None:
         machine = self._machine
         now = batch.timestamp_ms if batch is not None else self._clock.now()
-        answered = [(run, machine.apply_run(run.commands, now)) for run in runs]
+        try:
+            answered = [(run, machine.apply_run(run.commands, now)) for run in runs]
+        except Exception as error:
+            # What is in memory is not what the log says any more.
+            self._poison(error, runs)
+            raise
         # What this batch saw expire stays expired for the reads of the same turn.
         self._turn_ms = max(self._turn_ms, now)
         if batch is not None:
@@ -465,8 +474,10 @@ class WritePath:
             machine.advance(batch)
         self._unanswered.append((machine.last_applied, answered))
         self._finish(len(runs))
-        self._answer()
-        self._after_batch()
+        try:
+            self._answer()
+        finally:
+            self._after_batch()
 
     def _answer(self) -> None:
         progress = Progress(
@@ -500,7 +511,10 @@ class WritePath:
         self._on_failure(self.failure)
         # There will be no batch any more that could bring them on.
         self._give_up_unanswered()
-        self._fail(runs, error_reply(ErrorCode.ENG_002, err=str(cause)))
+        self._leave_open(runs, str(cause))
+
+    def _leave_open(self, runs: list[Run], why: str) -> None:
+        self._fail(runs, error_reply(ErrorCode.ENG_002, err=why))
         self._finish(len(runs))
         self._after_batch()
 
