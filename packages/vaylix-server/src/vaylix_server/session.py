@@ -101,6 +101,13 @@ class Session:
 
     def __init__(self, services: Services, registry: SessionRegistry) -> None:
         self._services = services
+        # What every request needs, without a detour.
+        self._write_path = services.write_path
+        self._keyspace = services.keyspace
+        self._metrics = services.metrics
+        self._limits = services.limits
+        self._loop_time = services.loop.time
+        self._slow_seconds = services.settings.slow_command_threshold_ms / 1000
         self._registry = registry
         self._connection = Connection(Role.SERVER, services.protocol_settings)
         self._transport: asyncio.Transport | None = None
@@ -139,7 +146,7 @@ class Session:
             self.peer = f"{address}:{peername[1]}"
         self._dispatcher = Dispatcher(self._services, self, address)
         tune(transport)
-        self._last_active = self._services.loop.time()
+        self._last_active = self._loop_time()
         self._registry.add(self)
         self._arm_timer(self._services.settings.handshake_timeout_seconds)
 
@@ -207,12 +214,12 @@ class Session:
 
     def _check_silence(self, limit_seconds: float) -> None:
         """Close a connection that said nothing for the limit; else look again when it is due."""
-        silent = self._services.loop.time() - self._last_active
+        silent = self._loop_time() - self._last_active
         working = bool(self._queue) or bool(self._holds & ~Hold.OUTPUT) or self._is_taking()
         if silent < limit_seconds or working:
             self._arm_timer(limit_seconds if working else limit_seconds - silent)
             return
-        self._services.metrics.idle_disconnects += 1
+        self._metrics.idle_disconnects += 1
         self.abort()
 
     def _is_taking(self) -> bool:
@@ -241,16 +248,16 @@ class Session:
         A client that waits for each answer costs two system calls a request, and whatever is
         spent beside them counts. The outcome is that of `_work`.
         """
-        dispatcher, services = self._dispatcher, self._services
+        dispatcher, _services = self._dispatcher, self._services
         assert dispatcher is not None
         dispatcher.refresh_rights()
-        if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, services.limits):
+        if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, self._limits):
             return False
-        self._last_active = services.loop.time()
+        self._last_active = self._loop_time()
         if isinstance(run, GetRun):
             if self._queue or not dispatcher.reads_at_once:
                 return False
-            self._now_ms = services.write_path.read_time_ms()
+            self._now_ms = self._write_path.read_time_ms()
             self._answer_gets(run)
         else:
             if not dispatcher.writes_at_once:
@@ -264,7 +271,7 @@ class Session:
         return True
 
     def _take(self, events: Sequence[Event]) -> None:
-        self._last_active = self._services.loop.time()
+        self._last_active = self._loop_time()
         if not self._is_held:
             self._work(events)
             if self._connection.has_more:
@@ -277,8 +284,8 @@ class Session:
         dispatcher, pending = self._dispatcher, deque(events)
         assert dispatcher is not None
         assert not self._is_held
-        started, requests = time.monotonic(), self._services.metrics.requests
-        self._now_ms = self._services.write_path.read_time_ms()
+        started, requests = time.monotonic(), self._metrics.requests
+        self._now_ms = self._write_path.read_time_ms()
         dispatcher.refresh_rights()
         while pending and not self._is_held:
             event = pending.popleft()
@@ -296,14 +303,14 @@ class Session:
         waiting = 0 if self._run is None else len(self._run.commands)
         self._close_run()
         self._write_out()
-        self._judge_speed(started, self._services.metrics.requests - requests - waiting)
+        self._judge_speed(started, self._metrics.requests - requests - waiting)
 
     def _take_part(self, run: GetRun | SetRun) -> Sequence[Event]:
         """Serve as much of a run as may be served at once; return what has to follow it."""
         dispatcher = self._dispatcher
         assert dispatcher is not None
         rest: GetRun | SetRun | None
-        if not fits(run, self._services.limits):
+        if not fits(run, self._limits):
             return run.requests()
         if isinstance(run, GetRun):
             if self._queue or not dispatcher.reads_at_once:
@@ -318,11 +325,10 @@ class Session:
         return () if rest is None else (rest,)
 
     def _answer_gets(self, run: GetRun) -> None:
-        services = self._services
         count = len(run.keys)
-        services.metrics.requests += count
-        services.metrics.reads_at_once += count
-        self._send_values(run.request_ids, services.keyspace.mget(run.keys, self._now_ms))
+        self._metrics.requests += count
+        self._metrics.reads_at_once += count
+        self._send_values(run.request_ids, self._keyspace.mget(run.keys, self._now_ms))
 
     def _send_values(self, request_ids: Sequence[bytes], values: Sequence[bytes | None]) -> None:
         connection = self._connection
@@ -347,7 +353,7 @@ class Session:
         payload_bytes = run.payload_bytes
         self._open_run().add_writes(run.request_ids, commands, payload_bytes)
         self._charge_run(len(commands) + payload_bytes // WEIGHT_BYTES)
-        self._services.metrics.requests += len(commands)
+        self._metrics.requests += len(commands)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ClientHello):
@@ -380,10 +386,9 @@ class Session:
 
     def _judge_speed(self, started: float, requests: int) -> None:
         """Count slow commands; those that are answered together are as slow as all of them."""
-        threshold_ms = self._services.settings.slow_command_threshold_ms
         # Not the time of the loop, which stands still while a callback runs.
-        if threshold_ms and (time.monotonic() - started) * 1000 >= threshold_ms:
-            self._services.metrics.slow_commands += requests
+        if self._slow_seconds and time.monotonic() - started >= self._slow_seconds:
+            self._metrics.slow_commands += requests
 
     # Holding and going on.
 
@@ -453,14 +458,13 @@ class Session:
 
     def read(self, request_id: bytes, command: log.Command) -> None:
         """Answer a command that changes nothing, at once or in its place behind a write."""
-        services = self._services
         if self._queue:
-            services.metrics.reads_behind_writes += 1
+            self._metrics.reads_behind_writes += 1
             self._open_run().add_read(request_id, command)
             self._charge_run(command_weight(command))
             return
-        services.metrics.reads_at_once += 1
-        result = services.keyspace.apply((command,), self._now_ms, want_results=True)[0]
+        self._metrics.reads_at_once += 1
+        result = self._keyspace.apply((command,), self._now_ms, want_results=True)[0]
         try:
             frame = self._encode(request_id, command, result)
         except LocalProtocolError as error:
@@ -496,7 +500,7 @@ class Session:
         if run is None:
             return
         self._run = None
-        write_path = self._services.write_path
+        write_path = self._write_path
         write_path.submit(run)
         if write_path.is_full and not self._holds & Hold.ROOM:
             self._hold(Hold.ROOM)
@@ -538,7 +542,7 @@ class Session:
     def _encode(self, request_id: bytes, command: log.Command, result: Result) -> bytes:
         """Encode the reply to a command; raises LocalProtocolError when it is too large."""
         if isinstance(result, ExecResult):
-            self._services.metrics.transactions_committed += 1
+            self._metrics.transactions_committed += 1
         negotiation = self._connection.negotiation
         assert negotiation is not None
         if result_bytes(result) > negotiation.max_frame_bytes:
@@ -553,7 +557,7 @@ class Session:
     def fail(self, run: Run, reply: ErrorReply) -> None:
         """Answer every write of the run with the same error, and the reads in between."""
         self._leave_queue(run)
-        now_ms = self._services.write_path.read_time_ms()
+        now_ms = self._write_path.read_time_ms()
         try:
             for request_id, command in zip(run.request_ids, run.commands, strict=True):
                 if self._is_muted:
@@ -561,7 +565,7 @@ class Session:
                 if is_write(command):
                     self._out.append(self._connection.send_reply(request_id, reply))
                     continue
-                results = self._services.keyspace.apply((command,), now_ms, want_results=True)
+                results = self._keyspace.apply((command,), now_ms, want_results=True)
                 self._out.append(self._encode(request_id, command, results[0]))
         except LocalProtocolError as error:
             self._is_muted = True
@@ -572,7 +576,7 @@ class Session:
         """Send what was settled, and go on with what waited for it."""
         self._write_out()
         if not self._queue:
-            self._last_active = self._services.loop.time()
+            self._last_active = self._loop_time()
         if not self._is_held:
             return
         if self._holds & Hold.IN_FLIGHT and self._in_flight_weight < SESSION_WEIGHT_MAX:
