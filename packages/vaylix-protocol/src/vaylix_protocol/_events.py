@@ -125,6 +125,8 @@ class SetRun(msgspec.Struct, frozen=True, gc=False):
     @property
     def payload_bytes(self) -> int:
         """What all of them took on the wire."""
+        if len(self.keys) == 1:
+            return _SET_BYTES + len(self.keys[0]) + len(self.values[0])
         return _SET_BYTES * len(self.keys) + sum(map(len, self.keys)) + sum(map(len, self.values))
 
 
