@@ -92,3 +92,16 @@ def test_the_gate_opens_after_a_window_of_quick_syncs_and_shuts_at_a_slow_one() 
     assert gate.is_open
     gate.record(0.5)
     assert not gate.is_open
+
+
+def test_the_gate_is_shut_on_a_disk_that_is_never_slow_and_never_fast() -> None:
+    gate = SyncGate()
+    for _ in range(500):
+        gate.record(0.002)
+    assert not gate.is_open
+    for _ in range(500):
+        gate.record(0.0005)
+    assert gate.is_open
+    for _ in range(5):
+        gate.record(0.002)
+    assert gate.is_open, "a few do not count"
