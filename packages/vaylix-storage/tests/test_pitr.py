@@ -385,5 +385,23 @@ def test_the_source_is_locked_all_the_while() -> None:
             open_engine(vfs)
 
     restore_to(vfs, Point(sequence=20), progress=progress)
-    assert set(seen) == {"reading", "restoring entries", "verifying"}
+    assert set(seen) == {"reading", "restoring a snapshot", "restoring entries", "verifying"}
     open_engine(vfs).close()
+
+
+def test_progress_is_told_step_by_step_in_every_phase() -> None:
+    vfs = MemoryVfs()
+    long_history(vfs)
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        seen.setdefault(what, []).append((done, total))
+
+    restore_to(vfs, Point(sequence=15), progress=progress)
+    assert list(seen) == ["reading", "restoring a snapshot", "restoring entries", "verifying"]
+    for steps in seen.values():
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1], "it reaches its end"
+    # Behind the snapshot of entry 8 come three batches of two, and one that is cut in half.
+    assert [done for done, _ in seen["restoring entries"]] == [2, 4, 6, 7]
+    assert seen["verifying"] == [(done, 8) for done in (0, 1, 3, 5, 7, 8)]

@@ -221,7 +221,9 @@ def _show(result: RestoreResult, output: str, provider: KeyProvider) -> None:
         click.echo(f"the old target is kept in {result.replaced}", err=True)
     values = {}
     if result.is_done:
-        report = verify_directory(result.target, vfs=RealVfs(), provider=provider).report
+        report = verify_directory(
+            result.target, vfs=RealVfs(), provider=provider, progress=progress()
+        ).report
         values = report.values()
         if output == "text":
             for line in report.lines():

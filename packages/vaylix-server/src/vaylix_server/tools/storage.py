@@ -152,7 +152,10 @@ def migrate_command(data_dir: Path, key_provider: str, key_file: Path | None, ou
             ),
         )
         found = verify_directory(
-            data_dir, vfs=RealVfs(), provider=provider_of(key_provider, key_file, data_dir)
+            data_dir,
+            vfs=RealVfs(),
+            provider=provider_of(key_provider, key_file, data_dir),
+            progress=progress(),
         )
     if output == "json":
         click.echo(msgspec.json.encode({"migration": report, "values": found.report.values()}))

@@ -315,12 +315,19 @@ class _Restore:
         """Open what was built as a node would, and read all of it back."""
         seen: dict[str, hashlib._Hash] = {}
         digest = hashlib.sha256()
+        tell = self._teller("verifying", self._chunk_count + self.index - self._base_index)
+        tell(0)
+
+        def take(name: str, plain: bytes) -> None:
+            seen.setdefault(name, hashlib.sha256()).update(plain)
+            tell(1)
+
+        def take_batch(batch: Batch) -> None:
+            _note(digest, batch)
+            tell(batch.count)
+
         meta, last_index = read_back(
-            built.path,
-            vfs=vfs,
-            provider=provider,
-            take=lambda name, plain: seen.setdefault(name, hashlib.sha256()).update(plain),
-            take_batch=lambda batch: _note(digest, batch),
+            built.path, vfs=vfs, provider=provider, take=take, take_batch=take_batch
         )
         # A section without chunks is not read back, and has nothing to compare.
         wanted = {
@@ -340,13 +347,28 @@ class _Restore:
                 remedy="check the disk and the memory of this machine; the source is untouched",
             )
 
+    @property
+    def _chunk_count(self) -> int:
+        return sum(part.chunk_count for part in self._sections)
+
+    def _teller(self, what: str, total: int) -> Callable[[int], None]:
+        """Return what tells of progress when it is given how much more has been done."""
+        done = 0
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done = min(done + more, total)
+            self._options.progress(what, done, total)
+
+        return tell
+
     def _batches(self) -> Iterator[Batch]:
-        base, total = self._base_index, self.index - self._base_index
-        for found in self._history.batches(base, self.index):
+        tell = self._teller("restoring entries", self.index - self._base_index)
+        for found in self._history.batches(self._base_index, self.index):
             batch = self._restored(found)
             _note(self.digest, batch)
             yield batch
-            self._options.progress("restoring entries", batch.last_index - base, total)
+            tell(batch.count)
 
     def _restored(self, batch: Batch) -> Batch:
         """Return a batch as the new history has it: cut at the point, and without old members."""
@@ -370,8 +392,9 @@ class _Restore:
 
     def _copied_sections(self, base: PastSnapshot) -> Iterator[Section]:
         """Yield the sections of a snapshot that has been read through and found whole."""
+        tell = self._teller("restoring a snapshot", self._chunk_count)
         with closing(self._history.open(base)) as reader:
-            pieces = groupby(reader.chunks(), key=itemgetter(0))
+            pieces = groupby(_told(reader.chunks(), tell), key=itemgetter(0))
             for part in self._sections:
                 chunks: Iterable[tuple[str, bytes]] = ()
                 if part.chunk_count:
@@ -476,9 +499,7 @@ def _build(
         random_bytes=options.random_bytes,
         finish=False,
     )
-    options.progress("verifying", 0, 1)
     work.verify(built, vfs, provider)
-    options.progress("verifying", 1, 1)
     return built
 
 
@@ -486,6 +507,15 @@ def _note(digest: hashlib._Hash, batch: Batch) -> None:
     identity = (batch.first_index, batch.count, batch.term, batch.kind, batch.timestamp_ms)
     digest.update(IDENTITY.pack(*identity))
     digest.update(batch.payload)
+
+
+def _told(
+    chunks: Iterable[tuple[str, bytes]], tell: Callable[[int], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Pass chunks on, and tell of each once it has been dealt with."""
+    for chunk in chunks:
+        yield chunk
+        tell(1)
 
 
 def _counted(chunks: Iterable[tuple[str, bytes]], count: int) -> Iterator[tuple[bytes, int]]:
