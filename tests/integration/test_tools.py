@@ -234,7 +234,10 @@ def test_dump_shows_every_entry_and_no_password(data: Path) -> None:
 def test_a_point_in_time_is_brought_back_with_its_users(tmp_path: Path) -> None:
     data, archive, target = tmp_path / "data", tmp_path / "archive", tmp_path / "restored"
     flags = (*SMALL, f"--wal-archive-dir={archive}", "--wal-retain-segments=0")
-    with ServerProcess(data, *flags, "--snapshot-retain=1") as server, server.admin() as client:
+    # Not the default account, which a server makes anew where there is nobody.
+    ann = ("--user=ann", "--password=secret", "--snapshot-retain=1")
+    with ServerProcess(data, *flags, *ann) as server, server.client() as client:
+        client.login("ann", "secret")
         for number in range(1, 13):
             assert client.ask(vtp.Incr(b"n")) == vtp.Integer(number)
             assert client.ask(vtp.Set(b"big", bytes(1500))) == vtp.Ok()
@@ -252,14 +255,12 @@ def test_a_point_in_time_is_brought_back_with_its_users(tmp_path: Path) -> None:
         result = run(*restore, "--to-sequence", str(sequence), "--force")
         assert result.exit_code == 0, result.output
         assert values(result)["newest_sequence"] == str(sequence)
-        with ServerProcess(target) as server, server.admin() as client:
+        with ServerProcess(target) as server, server.client() as client:
+            client.login("ann", "secret")
             assert client.ask(vtp.Get(b"n")) == vtp.Value(count)
     beyond = run(*restore, "--to-sequence", str(latest + 1), "--force")
     assert beyond.exit_code == 1
     assert beyond.stderr.startswith("[ENG-012]")
-    assert run(*restore, "--to-time", "2020-01-01T00:00:00Z", "--force").exit_code in {0, 1}
-    assert run(*restore, "--to-time", "yesterday").exit_code == 2
-    assert run(*restore).exit_code == 2
     dry = run(*restore, "--to-sequence", "4", "--force", "--dry-run")
     assert "would restore up to entry 4" in dry.stderr
     details = json.loads(run("pitr", "inspect", "--data-dir", data, "--output", "json").stdout)
