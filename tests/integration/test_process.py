@@ -87,6 +87,22 @@ def test_files_and_directories_are_private(tmp_path: Path) -> None:
         assert b"hello" not in content
 
 
+def test_what_lets_others_in_is_closed_at_a_start_and_named(tmp_path: Path) -> None:
+    data, key = tmp_path / "data", tmp_path / "storage.key"
+    with ServerProcess(data, f"--key-file={key}"):
+        pass
+    loose = [data, data / "wal", data / "keyring.bin", key]
+    for path in loose:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with ServerProcess(data, f"--key-file={key}") as server:
+        for path in loose:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+            said = f"other users are kept out of {path} now"
+            assert any(line.endswith(said) for line in server.lines), path
+    with ServerProcess(data, f"--key-file={key}") as server:
+        assert not any("other users" in line for line in server.lines)
+
+
 def test_values_are_not_readable_on_disk(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with ServerProcess(data) as server, server.admin() as client:

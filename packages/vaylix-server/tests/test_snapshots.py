@@ -71,12 +71,14 @@ async def test_a_clean_stop_leaves_nothing_to_replay(tmp_path: Path) -> None:
 
 
 async def test_users_come_along(tmp_path: Path) -> None:
-    async with serve_in_memory(tmp_path) as server:
-        client = await server.login()
+    settings = Settings(data_dir=tmp_path / "data", port=0, user="ann", password="secret")
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.login("ann", "secret")
         assert await client.ask(vtp.Save()) == Ok()
         revision = server.server.services.access.revision
+    # Nothing is replayed, and the default settings overwrite nobody: the snapshot has them.
     async with serve_in_memory(tmp_path) as server:
-        await server.login()
+        await server.login("ann", "secret")
         assert server.server.services.access.revision == revision
 
 

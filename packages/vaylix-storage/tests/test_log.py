@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -427,6 +428,26 @@ def test_reading_from_the_middle_of_a_large_segment() -> None:
         assert list(log.read(index)) == batches[index - 1 :]
     log.truncate_after(25)
     assert list(log.read(20)) == batches[19:25]
+
+
+def test_the_log_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Weakness 12 of the published server: writing, opening and reading take buffers only."""
+    options = LogOptions(timeline=b"t" * 16, segment_bytes_max=16 * 1024 * 1024)
+    payload = bytes(100_000)
+    tracemalloc.start()
+    try:
+        log = Log.open(tmp_path, vfs=RealVfs(), keyring=fixed_keyring(), options=options)
+        for index in range(1, 501):
+            log.append([make_batch(index, payload=payload)])
+        assert log.size_bytes > 50_000_000
+        assert sum(batch.count for batch in log.read(1)) == 500
+        log.close()
+        log = Log.open(tmp_path, vfs=RealVfs(), keyring=fixed_keyring(), options=options)
+        assert sum(batch.count for batch in log.read(1)) == 500
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        log.close()
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_copy_of_a_live_directory_opens(tmp_path: Path) -> None:
