@@ -23,7 +23,7 @@ from vaylix_server.metrics import Metrics
 from vaylix_server.settings import Settings
 from vaylix_server.sync_gate import SyncGate
 from vaylix_server.testing import serve_in_memory
-from vaylix_server.write_path import OVERLAP_COMMANDS, Run, WritePath
+from vaylix_server.write_path import INLINE_BYTES_MAX, OVERLAP_COMMANDS, Run, WritePath
 from vaylix_storage import Answer, Batch, Result
 from vaylix_storage import commands as log
 from vaylix_storage.backend import LogPort, Storage, memory_storage
@@ -40,6 +40,7 @@ class HeldLog:
         self._inner = inner
         self.go_on = threading.Semaphore(0)
         self.error: Exception | None = None
+        self.synced_by: list[threading.Thread] = []
         self.first_index, self.size_bytes, self.segment_count = 1, 0, 1
 
     @property
@@ -50,6 +51,7 @@ class HeldLog:
         self._inner.append(batches)
 
     def sync(self) -> None:
+        self.synced_by.append(threading.current_thread())
         assert self.go_on.acquire(timeout=30)
         if self.error is not None:
             raise self.error
@@ -284,6 +286,22 @@ async def test_a_defect_of_one_session_keeps_nobody_behind_it_waiting() -> None:
     async with asyncio.timeout(10):
         await lab.path.drain()
     assert owner.told == [[Answer.OK]]
+    lab.path.close()
+
+
+@pytest.mark.parametrize(
+    ("value_bytes", "is_inline"), [(INLINE_BYTES_MAX // 2, True), (INLINE_BYTES_MAX, False)]
+)
+async def test_however_quick_the_disk_is_the_loop_does_not_write_a_large_batch(
+    value_bytes: int, is_inline: bool
+) -> None:
+    lab = Lab(QUICK)
+    lab.path._gate = SyncGate(window=0)
+    owner = Owner(lab.path)
+    lab.log.go_on.release()
+    owner.submit(log.Set(b"k", bytes(value_bytes)))
+    assert await owner.hear(1) == [[Answer.OK]]
+    assert [thread is threading.main_thread() for thread in lab.log.synced_by] == [is_inline]
     lab.path.close()
 
 
