@@ -58,13 +58,7 @@ from vaylix_protocol import (
     error_reply,
 )
 from vaylix_server.dispatcher import Dispatcher
-from vaylix_server.fast_paths import (
-    GETS_AT_ONCE_MAX,
-    OUT_BYTES_MAX,
-    fits,
-    split_gets,
-    split_sets,
-)
+from vaylix_server.fast_paths import GETS_AT_ONCE_MAX, OUT_BYTES_MAX, fits, split_gets, split_sets
 from vaylix_server.holds import Hold, tune
 from vaylix_server.prepare import is_write, reply_of, result_bytes
 from vaylix_server.weights import (
