@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -81,31 +82,43 @@ def _can_compile() -> bool:
 def _compile(session: nox.Session) -> None:
     """Put compiled wheels in the place of the packages with hot modules.
 
-    They are built from a copy, since the build moves files about, and kept until a source changes.
+    They are kept until a source changes, beside the environments, which nox makes anew each time.
     """
     digest = hashlib.sha256(sys.version.encode())
     for package in WHEELS:
         source = ROOT / "packages" / package
         for path in (source / "pyproject.toml", *sorted(source.glob("src/**/*.py"))):
             digest.update(path.read_bytes())
-    home = Path(session.virtualenv.location).resolve() / "compiled" / digest.hexdigest()[:16]
-    marker = home / "ready"
-    if not marker.exists():
+    home = session.cache_dir / "compiled" / digest.hexdigest()[:16]
+    if not home.exists():
         session.log("compiling the hot modules, once: up to a minute ...")
-        shutil.rmtree(home.parent, ignore_errors=True)
-        for package in WHEELS:
-            unwanted = shutil.ignore_patterns("tests", "__pycache__")
-            shutil.copytree(ROOT / "packages" / package, home / package, ignore=unwanted)
-            session.run_install(
-                *("uv", "build", "--quiet", "--wheel", "--no-sources", f"--find-links={home}"),
-                *(f"--python={sys.executable}", f"--out-dir={home}", str(home / package)),
-                env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"},
-            )
-        marker.touch()
+        home.parent.mkdir(exist_ok=True)
+        # Elsewhere at first: an interrupted build, or that of another session, is not to be used.
+        with tempfile.TemporaryDirectory(dir=session.cache_dir) as work:
+            wheels = _build_compiled(session, Path(work).resolve())
+            for old in set(home.parent.iterdir()) - {home}:
+                shutil.rmtree(old, ignore_errors=True)
+            if not home.exists():
+                wheels.rename(home)
     session.run_install(
         *("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall"),
         *(f"--python={session.bin}/python", *map(str, sorted(home.glob("*.whl")))),
     )
+
+
+def _build_compiled(session: nox.Session, work: Path) -> Path:
+    """Build the wheels from copies, since the build moves files about; return where they are."""
+    wheels = work / "wheels"
+    wheels.mkdir()
+    for package in WHEELS:
+        unwanted = shutil.ignore_patterns("tests", "__pycache__")
+        shutil.copytree(ROOT / "packages" / package, work / package, ignore=unwanted)
+        session.run_install(
+            *("uv", "build", "--quiet", "--wheel", "--no-sources", f"--find-links={wheels}"),
+            *(f"--python={sys.executable}", f"--out-dir={wheels}", str(work / package)),
+            env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"},
+        )
+    return wheels
 
 
 def _compile_if_possible(session: nox.Session) -> None:
@@ -114,7 +127,7 @@ def _compile_if_possible(session: nox.Session) -> None:
         return
     try:
         _compile(session)
-    except nox.command.CommandFailed:
+    except (nox.command.CommandFailed, OSError):
         session.warn("the hot modules could not be compiled and run as they are written")
 
 
