@@ -357,7 +357,7 @@ class Server:
                 "server.security",
                 f"--wal-sync {settings.wal_sync}: a power cut can lose acknowledged writes",
             )
-        build = ", compiled" if ALL_IS_COMPILED else ""
+        build = " (compiled)" if ALL_IS_COMPILED else ""
         log.info(
             "server.startup",
             f"vaylix {SERVER_VERSION}{build} listening on {self.address}, "
