@@ -36,6 +36,7 @@ from vaylix_storage import (
     format3,
 )
 from vaylix_storage._catalog import SegmentInfo
+from vaylix_storage._entry import Entry
 from vaylix_storage._keyring_changes import drop_keys
 from vaylix_storage._keys_in_use import key_ids_in_use
 from vaylix_storage._keyspace_snapshot import load_keyspace_chunk
@@ -99,7 +100,7 @@ def expected() -> format3.Format3Contents:
 
 
 @functools.cache
-def entries_of(chunks: tuple[bytes, ...]) -> dict[bytes, tuple[bytes, int, int]]:
+def entries_of(chunks: tuple[bytes, ...]) -> dict[bytes, Entry]:
     keyspace = Keyspace()
     for plain in chunks:
         load_keyspace_chunk(keyspace, plain)

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from vaylix_storage import RealVfs
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.errors import (
     CorruptionError,
     FileSystemError,
@@ -60,12 +61,12 @@ class Expected:
             return cast("dict[str, object] | None", self.facts["recoverable"])
         return self.facts
 
-    def entries(self) -> dict[bytes, tuple[bytes, int, int]]:
+    def entries(self) -> dict[bytes, StoredEntry]:
         contents = self.contents
         assert contents is not None
         rows = contents.get("keys_in_storage", contents["live_keys"])
         return {
-            cast("str", row["key"]).encode(): (
+            cast("str", row["key"]).encode(): StoredEntry(
                 bytes.fromhex(cast("str", row["value"])),
                 cast("int", row["version"]),
                 cast("int", row["expires_at_ms"] or 0),

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.errors import (
     CorruptionError,
     ForeignFormatError,
@@ -348,7 +349,7 @@ def test_a_snapshot_is_read_in_every_form(
     put(vfs, "snapshot.bin", pack({"data": data, "metadata": metadata, **more}))
     put(vfs, "wal/active-10.wal", b"")
     contents = read(vfs)
-    assert contents.entries == {b"k": (b"v", 1, 7), b"l": (b"w", 1, 0)}
+    assert contents.entries == {b"k": StoredEntry(b"v", 1, 7), b"l": StoredEntry(b"w", 1, 0)}
     assert (contents.last_sequence, contents.last_timestamp_ms) == (9, 5)
     assert contents.warnings == ()
 
@@ -384,7 +385,7 @@ def test_an_unsealed_snapshot_needs_a_manifest_that_agrees() -> None:
     vfs = MemoryVfs()
     put(vfs, "snapshot.bin", STATE)
     put(vfs, "manifest.bin", manifest_of(STATE))
-    assert read(vfs).entries == {b"k": (b"v", 1, 0)}
+    assert read(vfs).entries == {b"k": StoredEntry(b"v", 1, 0)}
     put(vfs, "snapshot.bin", STATE.replace(b"\xc4\x01v", b"\xc4\x01w"))
     with pytest.raises(CorruptionError) as caught:
         read(vfs)
@@ -400,7 +401,7 @@ def test_a_manifest_of_format_2_is_not_looked_at() -> None:
     put(vfs, "snapshot.bin", state)
     put(vfs, "manifest.bin", manifest_of(b"", storage_format_version=2))
     contents = read(vfs)
-    assert contents.entries == {b"k": (b"v", 1, 0)}
+    assert contents.entries == {b"k": StoredEntry(b"v", 1, 0)}
     assert "storage format 2" in contents.warnings[0]
 
 
@@ -469,7 +470,7 @@ def test_counting_takes_the_decimals_that_0_9_took(text: bytes, number: bytes) -
     vfs = MemoryVfs()
     add = {"CheckInteger": {"key": "k", "delta": 1}}
     put_log(vfs, entry(1, set_key("k", text), {"Expire": {"key": "k", "expires_at_ms": 9999}}, add))
-    assert read(vfs).entries == {b"k": (number, 2, 0)}
+    assert read(vfs).entries == {b"k": StoredEntry(number, 2, 0)}
 
 
 def test_a_wrong_key_is_told_from_altered_data() -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from vaylix_storage import RealVfs
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.errors import CorruptionError, LogDamageError
 from vaylix_storage.format3 import (
     Entry,
@@ -83,17 +84,17 @@ def numbered(*sequences: int) -> bytes:
 
 def test_1_entries_that_the_snapshot_holds_are_not_applied_again() -> None:
     # INCR five times, SAVE, INCR: 0.9 restarts with 11.
-    assert read_fixture("e2_counter_before_snapshot").entries == {b"hits": (b"6", 6, 0)}
+    assert read_fixture("e2_counter_before_snapshot").entries == {b"hits": StoredEntry(b"6", 6, 0)}
 
 
 def test_2_a_text_over_a_counter_does_not_make_the_directory_unreadable() -> None:
     contents = read_fixture("e5_incr_then_text_then_save")
-    assert any(value == b"abc" for value, _, _ in contents.entries.values())
+    assert any(entry.value == b"abc" for entry in contents.entries.values())
 
 
 def test_3_keys_are_dead_when_an_entry_is_applied_that_was_made_after_their_time() -> None:
-    assert read_fixture("e3_incr_after_expiry").entries == {b"n": (b"1", 1, 0)}
-    assert read_fixture("e4_incr_after_expired_text").entries == {b"n": (b"1", 1, 0)}
+    assert read_fixture("e3_incr_after_expiry").entries == {b"n": StoredEntry(b"1", 1, 0)}
+    assert read_fixture("e4_incr_after_expired_text").entries == {b"n": StoredEntry(b"1", 1, 0)}
 
 
 def test_3_the_time_of_an_entry_is_that_of_its_making_not_of_the_reading() -> None:
@@ -106,9 +107,9 @@ def test_3_the_time_of_an_entry_is_that_of_its_making_not_of_the_reading() -> No
             entry(4, set_key("other", b""), created_at_ms=2499),
         )
     }
-    assert read(files).entries[b"k"] == (b"42", 2, 2500)
+    assert read(files).entries[b"k"] == StoredEntry(b"42", 2, 2500)
     files["wal/active-1.wal"] += log_of(entry(5, add, created_at_ms=2500))
-    assert read(files).entries[b"k"] == (b"1", 1, 0)
+    assert read(files).entries[b"k"] == StoredEntry(b"1", 1, 0)
 
 
 def test_4_a_snapshot_beside_the_manifest_of_the_one_before_is_good() -> None:
@@ -142,7 +143,7 @@ def test_5_a_torn_tail_of_a_sealed_segment_is_damage() -> None:
 def test_6_a_record_of_more_than_4_mib_is_read() -> None:
     value = bytes(5 * 1024 * 1024)
     files = {"wal/active-1.wal": log_of(entry(1, set_key("k", value)), entry(2))}
-    assert read(files).entries == {b"k": (value, 1, 0)}
+    assert read(files).entries == {b"k": StoredEntry(value, 1, 0)}
 
 
 def test_10_a_sequence_that_was_used_twice_is_damage() -> None:
@@ -213,7 +214,7 @@ def test_19_entries_that_were_numbered_anew_after_the_sequence_went_back_are_rep
             ),
         }
     )
-    assert contents.entries == {b"k": (b"snapshot", 1, 0), b"l": (b"", 1, 0)}
+    assert contents.entries == {b"k": StoredEntry(b"snapshot", 1, 0), b"l": StoredEntry(b"", 1, 0)}
     [warning] = contents.warnings
     assert "entries 2 to 3 were made after the snapshot of entry 3" in warning
 
@@ -238,7 +239,7 @@ def test_20_segments_that_the_snapshot_makes_needless_may_be_missing_before_an_e
             "wal/active-10.wal": b"",
         }
     )
-    assert contents.entries == {b"k": (b"v", 1, 0)}
+    assert contents.entries == {b"k": StoredEntry(b"v", 1, 0)}
     assert contents.last_sequence == 9
     assert len(contents.warnings) == 1
 
@@ -299,7 +300,7 @@ def test_37_a_log_that_went_on_behind_a_broken_record_is_reported() -> None:
 
 def test_a_key_that_expires_at_the_beginning_of_time_stays_dead() -> None:
     contents = read({"wal/active-1.wal": log_of(entry(1, set_key("k", b""), expire("k", 0)))})
-    assert contents.entries == {b"k": (b"", 1, 1)}
+    assert contents.entries == {b"k": StoredEntry(b"", 1, 1)}
 
 
 def test_a_directory_is_recognized_by_any_file_of_0_9() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vaylix_storage import Answer, CommandFailure, ExecResult, FailureCode, Keyspace, Result
+from vaylix_storage._entry import Entry
 from vaylix_storage.commands import (
     U64_MAX,
     Clear,
@@ -163,7 +164,7 @@ def test_set_with_ttl_0_forgets_the_version(live: Keyspace) -> None:
 
 def test_versions_saturate() -> None:
     keyspace = Keyspace()
-    keyspace.table.put(b"k", (b"1", U64_MAX, 0))
+    keyspace.table.put(b"k", Entry(b"1", U64_MAX, 0))
     for write in (Set(b"k", b"2"), Incr(b"k"), set_with(b"k", b"3", keep_ttl=True)):
         one(keyspace, write)
         assert keyspace.version(b"k", NOW) == U64_MAX

@@ -326,12 +326,18 @@ class KeyspaceMachine(RuleBasedStateMachine):
         live = {k: e for k, e in self.model.data.items() if not 0 < e[2] <= self.now_ms}
         for keyspace in (self.keyspace, self.replica):
             assert keyspace.key_count(self.now_ms) == len(live)
-            assert {key: keyspace.table.find(key, self.now_ms) for key in live} == live
+            held = held_by(keyspace)
+            assert {key: held.get(key) for key in live} == live
+            assert all(keyspace.table.find(key, self.now_ms) for key in live)
             check_totals(keyspace)
 
 
 def held_by(keyspace: Keyspace) -> Entries:
-    return {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    return {
+        key: (entry.value, entry.version, entry.expires_at_ms)
+        for shard in keyspace.table.shards
+        for key, entry in shard.items()
+    }
 
 
 def check_totals(keyspace: Keyspace) -> None:

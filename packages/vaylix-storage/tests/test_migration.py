@@ -17,6 +17,7 @@ import pytest
 from vaylix_storage import Batch, DataDirectory, FileKeyProvider, Keyspace, RealVfs, Vfs
 from vaylix_storage._builder import read_back
 from vaylix_storage._engine import Engine
+from vaylix_storage._entry import Entry
 from vaylix_storage._keyspace_snapshot import load_keyspace_chunk
 from vaylix_storage._staging import walk_files
 from vaylix_storage.errors import (
@@ -119,7 +120,7 @@ def files_of(path: Path, vfs: MemoryVfs) -> dict[str, bytes]:
     }
 
 
-def contents_of(path: Path, vfs: Vfs) -> tuple[dict[bytes, tuple[bytes, int, int]], int, bytes]:
+def contents_of(path: Path, vfs: Vfs) -> tuple[dict[bytes, Entry], int, bytes]:
     """Return keys, last index and access section of a migrated directory."""
     keyspace = Keyspace()
     access = b""
@@ -245,7 +246,7 @@ def test_versions_of_0_become_1_as_a_restore_makes_them() -> None:
     vfs = MemoryVfs()
     put(vfs, DATA / "snapshot.bin", snapshot)
     run(DATA, vfs)
-    assert contents_of(DATA, vfs)[0] == {b"k": (b"v", 1, 0)}
+    assert contents_of(DATA, vfs)[0] == {b"k": Entry(b"v", 1, 0)}
 
 
 def test_an_empty_directory_of_0_9_migrates() -> None:

@@ -8,6 +8,7 @@ import pytest
 from vaylix_storage import Answer, CommandFailure, FailureCode, Keyspace, Result
 from vaylix_storage import commands as c
 from vaylix_storage._batch import ENTRY_BYTES_MAX
+from vaylix_storage._entry import Entry
 from vaylix_storage._restore import RESTORE_IDLE_MS_MAX
 from vaylix_storage.errors import BackupFormatError, EntryTooLargeError
 from vaylix_storage.logical_backup import (
@@ -32,7 +33,7 @@ def apply(keyspace: Keyspace, *commands: c.Command, now_ms: int = NOW) -> list[R
     return keyspace.apply(commands, now_ms, want_results=True)
 
 
-def held(keyspace: Keyspace) -> dict[bytes, tuple[bytes, int, int]]:
+def held(keyspace: Keyspace) -> dict[bytes, Entry]:
     return {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
 
 
@@ -59,12 +60,12 @@ def test_the_live_keyspace_is_untouched_until_the_commit(keyspace: Keyspace) -> 
     was_being_restored = keyspace.is_being_restored
     assert was_being_restored
     assert apply(keyspace, c.RestoreCommit(ID, 1)) == [2]
-    assert held(keyspace) == {b"a": (b"1", 7, 0), b"b": (b"2", 1, NOW + 9)}
+    assert held(keyspace) == {b"a": Entry(b"1", 7, 0), b"b": Entry(b"2", 1, NOW + 9)}
     assert keyspace.key_count(NOW) == 2
     assert keyspace.key_count(NOW + 9) == 1
     assert not keyspace.is_being_restored
     keyspace.expire_step(NOW + 9, 10_000)
-    assert held(keyspace) == {b"a": (b"1", 7, 0)}
+    assert held(keyspace) == {b"a": Entry(b"1", 7, 0)}
 
 
 def test_the_last_of_equal_keys_wins_and_each_counts(keyspace: Keyspace) -> None:
@@ -72,7 +73,7 @@ def test_the_last_of_equal_keys_wins_and_each_counts(keyspace: Keyspace) -> None
     assert (
         apply(keyspace, BEGIN, entries, chunk((b"b", b"", 1, 0)), c.RestoreCommit(ID, 2))[-1] == 3
     )
-    assert held(keyspace) == {b"a": (b"22", 2, 0), b"b": (b"", 1, 0)}
+    assert held(keyspace) == {b"a": Entry(b"22", 2, 0), b"b": Entry(b"", 1, 0)}
     assert keyspace.table.expiry.items() == []
     assert keyspace.table.content_bytes == 4
 
@@ -120,7 +121,7 @@ def test_clear_does_not_touch_a_restore(keyspace: Keyspace) -> None:
     apply(keyspace, BEGIN, chunk((b"a", b"1", 1, 0)), c.Clear())
     assert held(keyspace) == {}
     assert apply(keyspace, c.RestoreCommit(ID, 1)) == [1]
-    assert held(keyspace) == {b"a": (b"1", 1, 0)}
+    assert held(keyspace) == {b"a": Entry(b"1", 1, 0)}
 
 
 def test_a_restore_that_nobody_continues_is_given_up(keyspace: Keyspace) -> None:
@@ -203,7 +204,7 @@ def test_a_large_document_is_many_batches_of_bounded_size(keyspace: Keyspace) ->
         batch_count += 1
     assert batch_count == 6
     assert results[-1] == len(sizes)
-    assert held(keyspace) == {e.key: (e.value, e.version or 1, 0) for e in entries}
+    assert held(keyspace) == {e.key: Entry(e.value, e.version or 1, 0) for e in entries}
 
 
 def test_what_cannot_be_restored_is_refused_before_anything_is_logged() -> None:

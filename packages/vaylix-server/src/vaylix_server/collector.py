@@ -1,9 +1,10 @@
 """Keeping the garbage collector of Python out of the way of requests.
 
-A collection looks at every item of every container in its generation. A new entry of the keyspace
-is a container until it has been looked at once, which costs about 2 us where memory is not in a
-cache: so the youngest generation must be small, or each of its collections is a stall. The older
-ones must not meet the containers of a snapshot or a backup, which hold a million items.
+A collection looks at every item of every container in its generation, and what is in no cache costs
+it most. The entries of the keyspace are nothing to it (see `vaylix_storage`), but what a command or
+a connection holds for a while is: so the youngest generation is small, or each of its collections
+would be a stall. The older ones must not meet the containers of a snapshot or a backup, which hold
+a million items.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CollectorPause", "settle_collector"]
 
-# New containers before the youngest generation is looked at: about 2 ms at the worst.
+# New containers, less those released, before the youngest generation is looked at.
 _YOUNG_MAX = 1_000
 # Such looks before the next generation has its turn, and for what has none.
 _LOOKS_MAX = 100

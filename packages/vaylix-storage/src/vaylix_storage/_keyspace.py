@@ -160,9 +160,9 @@ class Keyspace:
         """Return the value of a key, or None."""
         entry = self._table.shards[crc32(key) >> SHARD_SHIFT].get(key)
         # The same as Table.find, spelled out: this is the hottest read there is.
-        if entry is None or 0 < entry[2] <= now_ms:
+        if entry is None or 0 < entry.expires_at_ms <= now_ms:
             return None
-        return entry[0]
+        return entry.value
 
     def exists(self, key: bytes, now_ms: int) -> bool:
         """Tell whether a key exists."""
@@ -179,7 +179,7 @@ class Keyspace:
     def version(self, key: bytes, now_ms: int) -> int:
         """Return the version of a key, 0 if missing (VTP2 commands section 6.2)."""
         entry = self._table.find(key, now_ms)
-        return 0 if entry is None else entry[1]
+        return 0 if entry is None else entry.version
 
     def scan(self, cursor: int, pattern: bytes | None, count: int | None, now_ms: int) -> ScanPage:
         """Return a page of keys; start with cursor 0, end when the returned cursor is 0.
@@ -204,10 +204,10 @@ class Keyspace:
         if listed_bytes > bytes_max and not self._live_fits(now_ms, bytes_max):
             return CommandFailure(FailureCode.LIST_TOO_LARGE)
         entries = [
-            (key, entry[0])
+            (key, entry.value)
             for shard in table.shards
             for key, entry in shard.items()
-            if not 0 < entry[2] <= now_ms
+            if not 0 < entry.expires_at_ms <= now_ms
         ]
         entries.sort()
         return entries
@@ -220,8 +220,8 @@ class Keyspace:
         listed_bytes = 4
         for shard in table.shards:
             for key, entry in shard.items():
-                if not 0 < entry[2] <= now_ms:
-                    listed_bytes += _LIST_ENTRY_OVERHEAD_BYTES + len(key) + len(entry[0])
+                if not 0 < entry.expires_at_ms <= now_ms:
+                    listed_bytes += _LIST_ENTRY_OVERHEAD_BYTES + len(key) + len(entry.value)
             if listed_bytes > bytes_max:
                 return False
         return True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
+from vaylix_storage._entry import Entry
 from vaylix_storage._table import SHARD_COUNT
 from vaylix_storage.errors import CorruptionError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from vaylix_storage._keyspace import Keyspace
     from vaylix_storage._shard_walk import ShardWalk
-    from vaylix_storage._table import Entry, Shard, Table
+    from vaylix_storage._table import Shard, Table
 
 __all__ = ["CHUNK_BYTES", "KeyspaceDump", "KeyspaceLoader", "load_keyspace_chunk"]
 
@@ -32,12 +33,8 @@ _CHUNK_KEYS: Final = 512
 _ENTRY_OVERHEAD_BYTES: Final = 30
 
 _ShardIndex = Annotated[int, msgspec.Meta(ge=0, lt=SHARD_COUNT)]
-_Version = Annotated[int, msgspec.Meta(ge=1)]
-_ExpiresAt = Annotated[int, msgspec.Meta(ge=0)]
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(
-    list[tuple[_ShardIndex, dict[bytes, tuple[bytes, _Version, _ExpiresAt]]]]
-)
+_DECODER: Final = msgspec.msgpack.Decoder(list[tuple[_ShardIndex, dict[bytes, Entry]]])
 
 
 class KeyspaceDump:
@@ -89,7 +86,7 @@ class KeyspaceDump:
         shard_bytes = 0
         for key, entry in rest:
             shard[key] = entry
-            shard_bytes += len(key) + len(entry[0]) + _ENTRY_OVERHEAD_BYTES
+            shard_bytes += len(key) + len(entry.value) + _ENTRY_OVERHEAD_BYTES
             if shard_bytes >= self._chunk_bytes:
                 return shard, shard_bytes
         self._rest = None
@@ -98,7 +95,7 @@ class KeyspaceDump:
 
 def _encoded_bytes(shard: Shard) -> int:
     """Return about how many bytes a shard takes in a chunk, and not less than it does."""
-    values = sum([len(entry[0]) for entry in shard.values()])
+    values = sum([len(entry.value) for entry in shard.values()])
     return sum(map(len, shard)) + values + _ENTRY_OVERHEAD_BYTES * len(shard)
 
 
@@ -147,7 +144,9 @@ def _load(table: Table, plain: bytes, expiring: list[tuple[int, bytes]]) -> int:
         raise CorruptionError(f"a chunk does not hold entries of a keyspace: {error}") from error
     key_count = 0
     for shard_index, shard in pieces:
-        expiring += [(entry[2], key) for key, entry in shard.items() if entry[2]]
+        expiring += [
+            (entry.expires_at_ms, key) for key, entry in shard.items() if entry.expires_at_ms
+        ]
         key_count += len(shard)
         if not table.adopt(shard_index, shard):
             raise CorruptionError("a chunk holds a key twice, or one of another shard")

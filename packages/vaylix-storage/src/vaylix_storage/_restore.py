@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from vaylix_storage._entry import Entry
 from vaylix_storage._results import Answer, CommandFailure, FailureCode
 from vaylix_storage._table import Table
 
@@ -64,6 +65,6 @@ class Restore:
         self.chunk_count += 1
         for key, value, version, expires_at_ms in chunk.entries:
             if not 0 < expires_at_ms <= self._begun_at_ms:
-                self.table.put(key, (value, version or 1, expires_at_ms))
+                self.table.put(key, Entry(value, version or 1, expires_at_ms))
                 self.entry_count += 1
         return Answer.OK

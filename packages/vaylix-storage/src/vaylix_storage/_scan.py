@@ -49,7 +49,7 @@ def scan_page(
                 return ScanPage(position, sorted(found))
             last_position = position
             looks += 1
-            expires_at_ms = shard[key][2]
+            expires_at_ms = shard[key].expires_at_ms
             if 0 < expires_at_ms <= now_ms:
                 continue
             if glob is not None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vaylix_storage import commands as c
+from vaylix_storage._entry import Entry
 from vaylix_storage._results import Answer, CommandFailure, FailureCode, SimpleResult
 
 if TYPE_CHECKING:
-    from vaylix_storage._table import Entry, Table
+    from vaylix_storage._table import Table
 
 __all__ = [
     "absolute_expiry",
@@ -55,14 +56,16 @@ def set_value(table: Table, command: c.Set, now_ms: int) -> SimpleResult:
     if passes:
         _store(table, command, options, previous, now_ms)
     if options.return_previous:
-        return Answer.NOT_FOUND if previous is None else previous[0]
+        return Answer.NOT_FOUND if previous is None else previous.value
     if options.condition is c.SetCondition.NONE and options.if_version is None:
         return Answer.OK
     return passes
 
 
 def _condition_passes(options: c.SetOptions, previous: Entry | None) -> bool:
-    if options.if_version is not None and (previous is None or previous[1] != options.if_version):
+    if options.if_version is not None and (
+        previous is None or previous.version != options.if_version
+    ):
         return False
     if options.condition is c.SetCondition.NX:
         return previous is None
@@ -79,9 +82,9 @@ def _store(
             return
         expires_at_ms = absolute_expiry(options.ttl_ms, now_ms)
     elif options.keep_ttl and previous is not None:
-        expires_at_ms = previous[2]
-    version = 1 if previous is None else min(previous[1] + 1, c.U64_MAX)
-    table.put(command.key, (command.value, version, expires_at_ms))
+        expires_at_ms = previous.expires_at_ms
+    version = 1 if previous is None else min(previous.version + 1, c.U64_MAX)
+    table.put(command.key, Entry(command.value, version, expires_at_ms))
 
 
 def set_unless_exists(table: Table, command: c.SetNx, now_ms: int) -> bool:
@@ -105,7 +108,7 @@ def get_and_delete(table: Table, command: c.GetDel, now_ms: int) -> SimpleResult
     if entry is None:
         return Answer.NOT_FOUND
     table.drop(command.key)
-    return entry[0]
+    return entry.value
 
 
 def get_and_expire(table: Table, command: c.GetEx, now_ms: int) -> SimpleResult:
@@ -115,9 +118,9 @@ def get_and_expire(table: Table, command: c.GetEx, now_ms: int) -> SimpleResult:
         return Answer.NOT_FOUND
     if command.ttl_ms is not None:
         _set_expiry(table, command.key, entry, command.ttl_ms, now_ms)
-    elif command.persist and entry[2]:
-        table.put(command.key, (entry[0], entry[1], 0))
-    return entry[0]
+    elif command.persist and entry.expires_at_ms:
+        table.put(command.key, Entry(entry.value, entry.version, 0))
+    return entry.value
 
 
 def delete(table: Table, command: c.Del, now_ms: int) -> int:
@@ -133,7 +136,7 @@ def delete(table: Table, command: c.Del, now_ms: int) -> int:
 def add(table: Table, key: bytes, delta: int, now_ms: int) -> int | CommandFailure:
     """INCR and DECR: a decimal in i64, stored in canonical form, without a time to live."""
     entry = table.find(key, now_ms)
-    text = b"0" if entry is None else entry[0]
+    text = b"0" if entry is None else entry.value
     number = _parse_decimal(text)
     if number is None:
         return CommandFailure(FailureCode.NOT_AN_INTEGER, key, text[:_QUOTED_BYTES_MAX])
@@ -176,15 +179,15 @@ def _set_expiry(table: Table, key: bytes, entry: Entry, ttl_ms: int, now_ms: int
     if ttl_ms == 0:
         table.drop(key)
     else:
-        table.put(key, (entry[0], entry[1], absolute_expiry(ttl_ms, now_ms)))
+        table.put(key, Entry(entry.value, entry.version, absolute_expiry(ttl_ms, now_ms)))
 
 
 def persist(table: Table, command: c.Persist, now_ms: int) -> bool:
     """PERSIST: true if there was a time to live."""
     entry = table.find(command.key, now_ms)
-    if entry is None or not entry[2]:
+    if entry is None or not entry.expires_at_ms:
         return False
-    table.put(command.key, (entry[0], entry[1], 0))
+    table.put(command.key, Entry(entry.value, entry.version, 0))
     return True
 
 
@@ -196,7 +199,7 @@ def rename(table: Table, source: bytes, destination: bytes, now_ms: int) -> bool
     # The source goes first, so renaming a key to itself finds no destination: version 1.
     table.drop(source)
     version = table.next_version(destination, now_ms)
-    table.put(destination, (entry[0], version, entry[2]))
+    table.put(destination, Entry(entry.value, version, entry.expires_at_ms))
     return True
 
 
@@ -212,6 +215,6 @@ def time_to_live(table: Table, key: bytes, now_ms: int) -> int:
     entry = table.find(key, now_ms)
     if entry is None:
         return -2
-    if not entry[2]:
+    if not entry.expires_at_ms:
         return -1
-    return -((now_ms - entry[2]) // 1000)
+    return -((now_ms - entry.expires_at_ms) // 1000)

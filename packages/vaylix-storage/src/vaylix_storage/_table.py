@@ -5,7 +5,7 @@ than 100 ms when it grows and again when it is cleared; 4096 small dicts never d
 the top bits of CRC-32 of the key: fixed, so that every node walks the keys in the same order.
 (Somebody who chooses keys for their CRC can crowd one shard. That costs stalls, not data.)
 
-Why entries are tuples of bytes and ints: the garbage collector stops tracking them.
+Why entries are structs: see `_entry`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 from zlib import crc32
 
+from vaylix_storage._entry import Entry
 from vaylix_storage._expiry import ExpiryIndex
 from vaylix_storage._shard_walk import ShardWalk
 from vaylix_storage.commands import U64_MAX, Command, Set
@@ -21,14 +22,12 @@ from vaylix_storage.errors import StorageBusyError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Before", "Entry", "Shard", "Table"]
+__all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Before", "Shard", "Table"]
 
 SHARD_BITS: Final = 12
 SHARD_COUNT: Final = 1 << SHARD_BITS
 SHARD_SHIFT: Final = 32 - SHARD_BITS
 
-# Value, version, absolute expiry in ms or 0.
-Entry: TypeAlias = tuple[bytes, int, int]
 Shard: TypeAlias = dict[bytes, Entry]
 # Entries of a shard as they were before they changed; None for keys that were not there.
 Before: TypeAlias = dict[bytes, Entry | None]
@@ -89,7 +88,7 @@ class Table:
     def find(self, key: bytes, now_ms: int) -> Entry | None:
         """Return the entry of a key that is alive at `now_ms`."""
         entry = self.shards[crc32(key) >> SHARD_SHIFT].get(key)
-        if entry is None or 0 < entry[2] <= now_ms:
+        if entry is None or 0 < entry.expires_at_ms <= now_ms:
             return None
         return entry
 
@@ -99,10 +98,10 @@ class Table:
         values: list[bytes | None] = []
         for key in keys:
             entry = shards[crc32(key) >> SHARD_SHIFT].get(key)
-            if entry is None or 0 < entry[2] <= now_ms:
+            if entry is None or 0 < entry.expires_at_ms <= now_ms:
                 values.append(None)
             else:
-                values.append(entry[0])
+                values.append(entry.value)
         return values
 
     def put(self, key: bytes, entry: Entry) -> None:
@@ -112,15 +111,15 @@ class Table:
         if self._is_watched:
             self._note_change(key, old)
         shard[key] = entry
-        expires_at_ms = entry[2]
+        expires_at_ms = entry.expires_at_ms
         if old is None:
             self.entry_count += 1
-            self.content_bytes += len(key) + len(entry[0])
+            self.content_bytes += len(key) + len(entry.value)
             if expires_at_ms:
                 self.expiry.add(expires_at_ms, key)
             return
-        self.content_bytes += len(entry[0]) - len(old[0])
-        old_expires_at_ms = old[2]
+        self.content_bytes += len(entry.value) - len(old.value)
+        old_expires_at_ms = old.expires_at_ms
         if old_expires_at_ms != expires_at_ms:
             if old_expires_at_ms:
                 self.expiry.remove(old_expires_at_ms, key)
@@ -137,9 +136,9 @@ class Table:
             self._note_change(key, old)
         del shard[key]
         self.entry_count -= 1
-        self.content_bytes -= len(key) + len(old[0])
-        if old[2]:
-            self.expiry.remove(old[2], key)
+        self.content_bytes -= len(key) + len(old.value)
+        if old.expires_at_ms:
+            self.expiry.remove(old.expires_at_ms, key)
 
     def set_run(self, commands: Sequence[Command], start: int, now_ms: int) -> int:
         """Carry out the plain SETs that begin at `start`; return where they end.
@@ -157,28 +156,28 @@ class Table:
             key, value = command.key, command.value
             shard = shards[crc32(key) >> SHARD_SHIFT]
             old = shard.get(key)
-            if self._is_watched or (old is not None and old[2]):
+            if self._is_watched or (old is not None and old.expires_at_ms):
                 self.set_plain(key, value, now_ms)
             elif old is None:
-                shard[key] = (value, 1, 0)
+                shard[key] = Entry(value, 1, 0)
                 new_count += 1
                 new_bytes += len(key) + len(value)
             else:
-                version = old[1]
-                shard[key] = (value, version + 1 if version < U64_MAX else version, 0)
-                new_bytes += len(value) - len(old[0])
+                version = old.version
+                shard[key] = Entry(value, version + 1 if version < U64_MAX else version, 0)
+                new_bytes += len(value) - len(old.value)
         self.entry_count += new_count
         self.content_bytes += new_bytes
         return end
 
     def set_plain(self, key: bytes, value: bytes, now_ms: int) -> None:
         """Store a value without a time to live."""
-        self.put(key, (value, self.next_version(key, now_ms), 0))
+        self.put(key, Entry(value, self.next_version(key, now_ms), 0))
 
     def next_version(self, key: bytes, now_ms: int) -> int:
         """Return the version that a write gives to a key (VTP2 commands section 6.2)."""
         entry = self.find(key, now_ms)
-        return 1 if entry is None else min(entry[1] + 1, U64_MAX)
+        return 1 if entry is None else min(entry.version + 1, U64_MAX)
 
     def clear(self) -> None:
         """Remove everything. What was there is freed later, by `reclaim`."""
@@ -260,7 +259,7 @@ class Table:
                 self._save_entry(key, shards[crc32(key) >> SHARD_SHIFT][key])
         for _, key in items:
             old = shards[crc32(key) >> SHARD_SHIFT].pop(key)
-            self.content_bytes -= len(key) + len(old[0])
+            self.content_bytes -= len(key) + len(old.value)
         self.entry_count -= len(items)
 
     def begin_walk(self) -> ShardWalk:
@@ -312,7 +311,7 @@ class Table:
         else:
             self.shards[shard_index] = shard
         self.entry_count += len(shard)
-        self.content_bytes += sum(map(len, shard)) + sum([len(e[0]) for e in shard.values()])
+        self.content_bytes += sum(map(len, shard)) + sum([len(e.value) for e in shard.values()])
         return True
 
     def replace_with(self, other: Table) -> None:

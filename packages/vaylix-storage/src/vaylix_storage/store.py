@@ -184,7 +184,9 @@ class Store:
         with self._lock:
             now_ms = self._read_time()
             entry = self._keyspace.table.find(key, now_ms)
-            return entry[2] - now_ms if entry is not None and entry[2] else None
+            return (
+                entry.expires_at_ms - now_ms if entry is not None and entry.expires_at_ms else None
+            )
 
     def scan(
         self, pattern: bytes | None = None, count: int = _SCAN_COUNT_DEFAULT

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from vaylix_storage._batch import ENTRY_BYTES_MAX
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage._keyspace import Keyspace
 from vaylix_storage._keyspace_snapshot import KeyspaceLoader
 from vaylix_storage.errors import EntryTooLargeError
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from vaylix_storage._table import Entry as StoredEntry
     from vaylix_storage.format3._reading import Format3Contents
 
 __all__ = ["ReadBack", "keyspace_of"]
@@ -25,7 +25,7 @@ def keyspace_of(contents: Format3Contents, path: Path) -> Keyspace:
     keyspace = Keyspace()
     put = keyspace.table.put
     for key, entry in contents.entries.items():
-        if len(key) + len(entry[0]) > ENTRY_BYTES_MAX:
+        if len(key) + len(entry.value) > ENTRY_BYTES_MAX:
             raise EntryTooLargeError(
                 f"the key {key[:64]!r} and its value have more than {ENTRY_BYTES_MAX} bytes",
                 path=path,
@@ -37,7 +37,7 @@ def keyspace_of(contents: Format3Contents, path: Path) -> Keyspace:
 
 def _as_new(entry: StoredEntry) -> StoredEntry:
     """Return an entry with a version of at least 1, as a restore of 0.9 makes it."""
-    return entry if entry[1] else (entry[0], 1, entry[2])
+    return entry if entry.version else StoredEntry(entry.value, 1, entry.expires_at_ms)
 
 
 class ReadBack:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vaylix_storage._directory import older_format_names
-from vaylix_storage._table import Entry as StoredEntry
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.errors import (
     CorruptionError,
     FileSystemError,

@@ -12,17 +12,19 @@ import heapq
 import re
 from typing import TYPE_CHECKING, Final
 
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import InvalidIntegerError, NumericOverflowError
 from vaylix_storage.format3._snapshot import stored_expiry
 
 if TYPE_CHECKING:
-    from vaylix_storage._table import Entry as StoredEntry
     from vaylix_storage.format3._entries import AddOperation, OperationVariant
     from vaylix_storage.format3._log import Record
 
 __all__ = ["Replay"]
 
+# What counting takes a key to hold that does not exist.
+_NOTHING: Final = StoredEntry(b"0", 0, 0)
 _DECIMAL: Final = re.compile(rb"([+-]?)0*([0-9]{1,19})")
 _I64_MAX: Final = 2**63 - 1
 _I64_MIN: Final = -(2**63)
@@ -36,7 +38,9 @@ class Replay:
     def __init__(self, entries: dict[bytes, StoredEntry]) -> None:
         self.entries = entries
         # When keys are due; what was replaced since stays in the heap and is passed over.
-        self._due = [(entry[2], key) for key, entry in entries.items() if entry[2]]
+        self._due = [
+            (entry.expires_at_ms, key) for key, entry in entries.items() if entry.expires_at_ms
+        ]
         heapq.heapify(self._due)
 
     def apply(self, record: Record) -> None:
@@ -52,7 +56,8 @@ class Replay:
     def _apply(self, operation: OperationVariant, record: Record) -> None:
         entries = self.entries
         if operation.Set:
-            entries[operation.Set.key.encode()] = (operation.Set.value, operation.Set.version, 0)
+            new = operation.Set
+            entries[new.key.encode()] = StoredEntry(new.value, new.version, 0)
         elif operation.Delete:
             entries.pop(operation.Delete.key.encode(), None)
         elif operation.Expire:
@@ -61,7 +66,7 @@ class Replay:
             key = operation.Persist.key.encode()
             entry = entries.get(key)
             if entry is not None:
-                entries[key] = (entry[0], entry[1], 0)
+                entries[key] = StoredEntry(entry.value, entry.version, 0)
         elif operation.CheckInteger:
             self._add(operation.CheckInteger, record)
 
@@ -70,25 +75,25 @@ class Replay:
         while due and due[0][0] <= now_ms:
             expires_at_ms, key = heapq.heappop(due)
             entry = self.entries.get(key)
-            if entry is not None and entry[2] == expires_at_ms:
+            if entry is not None and entry.expires_at_ms == expires_at_ms:
                 del self.entries[key]
 
     def _expire(self, key: bytes, expires_at_ms: int) -> None:
         entry = self.entries.get(key)
         if entry is not None:
             expires_at_ms = stored_expiry(expires_at_ms)
-            self.entries[key] = (entry[0], entry[1], expires_at_ms)
+            self.entries[key] = StoredEntry(entry.value, entry.version, expires_at_ms)
             heapq.heappush(self._due, (expires_at_ms, key))
 
     def _add(self, operation: AddOperation, record: Record) -> None:
         key = operation.key.encode()
-        value, version, _ = self.entries.get(key, (b"0", 0, 0))
-        match = _DECIMAL.fullmatch(value)
+        entry = self.entries.get(key, _NOTHING)
+        match = _DECIMAL.fullmatch(entry.value)
         number = None if match is None else int(match[1] + match[2])
         if number is None or not _I64_MIN <= number <= _I64_MAX:
             raise InvalidIntegerError(
                 f"entry {record.entry.sequence} counts with {key!r}, which holds "
-                f"{value[:_QUOTED_BYTES_MAX]!r}",
+                f"{entry.value[:_QUOTED_BYTES_MAX]!r}",
                 path=record.path,
                 offset=record.offset,
                 remedy=_REMEDY,
@@ -101,4 +106,4 @@ class Replay:
                 offset=record.offset,
                 remedy=_REMEDY,
             )
-        self.entries[key] = (b"%d" % number, min(version + 1, U64_MAX), 0)
+        self.entries[key] = StoredEntry(b"%d" % number, min(entry.version + 1, U64_MAX), 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from vaylix_storage._table import Entry as StoredEntry
+from vaylix_storage._entry import Entry as StoredEntry
 from vaylix_storage.errors import (
     CorruptionError,
     ForeignFormatError,
@@ -203,7 +203,7 @@ def _decode(content: bytes) -> Snapshot:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_tolerantly(content)
     entries = {
-        key.encode(): (stored.value, stored.version, stored_expiry(stored.expires_at_ms))
+        key.encode(): StoredEntry(stored.value, stored.version, stored_expiry(stored.expires_at_ms))
         for key, stored in state.data.items()
     }
     metadata = state.metadata
@@ -218,7 +218,7 @@ def _decode_tolerantly(content: bytes) -> Snapshot:
         if "expirations" in state:
             expirations = as_map(state["expirations"])
             entries = {
-                key.encode(): (as_bytes(value), 1, _expiry(expirations.get(key)))
+                key.encode(): StoredEntry(as_bytes(value), 1, _expiry(expirations.get(key)))
                 for key, value in data.items()
             }
         else:
@@ -235,7 +235,8 @@ def _decode_tolerantly(content: bytes) -> Snapshot:
 def _stored(value: Value) -> StoredEntry:
     fields = as_fields(value, ("value", "expires_at_ms", "version"))
     expires_at_ms = _expiry(fields.get("expires_at_ms"))
-    return as_bytes(fields["value"]), as_unsigned(fields.get("version", 1)), expires_at_ms
+    version = as_unsigned(fields.get("version", 1))
+    return StoredEntry(as_bytes(fields["value"]), version, expires_at_ms)
 
 
 def _expiry(value: Value) -> int:

@@ -324,7 +324,7 @@ class _Migration:
     def _check_space(self, contents: Format3Contents, free: int) -> None:
         needed = _SPARE_BYTES + carried_bytes(self._path, self._vfs)
         for key, entry in contents.entries.items():
-            needed += len(key) + len(entry[0]) + _ENTRY_OVERHEAD_BYTES
+            needed += len(key) + len(entry.value) + _ENTRY_OVERHEAD_BYTES
         if free < needed:
             raise FileSystemError(
                 f"the migration needs up to {needed} bytes beside the directory, but only {free} "

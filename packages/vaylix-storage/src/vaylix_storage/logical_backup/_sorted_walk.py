@@ -16,7 +16,8 @@ from vaylix_storage.logical_backup._document import BackupEntry, DocumentWriter
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from vaylix_storage._table import Entry, Shard
+    from vaylix_storage._entry import Entry
+    from vaylix_storage._table import Shard
 
 __all__ = ["SortedWalk", "Walk", "backup_pieces"]
 
@@ -63,9 +64,11 @@ class SortedWalk:
             return []
         entries: list[BackupEntry] = []
         value_bytes = 0
-        for key, (value, version, expires_at_ms) in islice(self._merged, STEP_KEYS):
-            entries.append(BackupEntry(key, value, expires_at_ms or None, version))
-            value_bytes += len(value)
+        for key, entry in islice(self._merged, STEP_KEYS):
+            entries.append(
+                BackupEntry(key, entry.value, entry.expires_at_ms or None, entry.version)
+            )
+            value_bytes += len(entry.value)
             if value_bytes >= STEP_BYTES:
                 break
         return entries or None
@@ -88,7 +91,13 @@ class SortedWalk:
                 walk.close()
                 self._walk = None
                 break
-            live.update({key: entry for key, entry in shard.items() if not 0 < entry[2] <= now_ms})
+            live.update(
+                {
+                    key: entry
+                    for key, entry in shard.items()
+                    if not 0 < entry.expires_at_ms <= now_ms
+                }
+            )
         if live:
             keys = sorted(live, reverse=True)
             self._runs.append(_drain(keys, [live[key] for key in keys]))

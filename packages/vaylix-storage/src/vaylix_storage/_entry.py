@@ -1,0 +1,22 @@
+"""What a key holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+__all__ = ["Entry"]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The value of a key, its version from 1 on, and when it expires: absolute, 0 for never.
+
+    It is a struct that the garbage collector does not know. Tuples leave the collector's youngest
+    generation only when that is collected, which allocations less releases bring about; writes that
+    replace one entry by another never do, until a million of them are looked at in one go.
+    """
+
+    value: bytes
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    expires_at_ms: Annotated[int, msgspec.Meta(ge=0)]
