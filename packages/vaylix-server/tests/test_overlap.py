@@ -262,10 +262,10 @@ async def test_nothing_follows_a_batch_that_could_not_be_applied(
         lambda _, context: defects.append(context["exception"])
     )
 
-    def apply_run(commands: Sequence[log.Command], now_ms: int) -> list[Result]:
+    def apply_commands(commands: Sequence[log.Command], now_ms: int) -> list[Result]:
         raise ValueError("as the test wants it")
 
-    monkeypatch.setattr(lab.path._machine, "apply_run", apply_run)
+    monkeypatch.setattr(lab.path._machine, "apply_commands", apply_commands)
     await lab.begin(owner, *MANY)
     owner.submit(*MANY[:count])
     lab.log.go_on.release(2)

@@ -120,8 +120,8 @@ class StateMachine:
             assert batch.kind in (BatchKind.NOOP, BatchKind.CONFIGURATION)
         self.advance(batch)
 
-    def apply_run(self, commands: Sequence[Command], now_ms: int) -> list[Result]:
-        """Apply one client's part of a committed batch and return a result for each command."""
+    def apply_commands(self, commands: Sequence[Command], now_ms: int) -> list[Result]:
+        """Apply the commands of a committed batch and return a result for each."""
         return self.keyspace.apply(commands, now_ms, want_results=True)
 
     def advance(self, batch: Batch) -> None:
