@@ -131,7 +131,8 @@ def _compile_if_possible(session: nox.Session) -> None:
         session.warn("the hot modules could not be compiled and run as they are written")
 
 
-@nox.session(default=False)
+# The environment is kept: a second server must not take it away from under the first.
+@nox.session(default=False, reuse_venv=True)
 def serve(session: nox.Session) -> None:
     """Start a server on port 9173 with its data in ./default.vaylix."""
     _sync(session)
