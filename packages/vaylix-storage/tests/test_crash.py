@@ -18,6 +18,7 @@ from vaylix_storage import Batch, HardState, Log, LogOptions, RecoveryOutcome, S
 from vaylix_storage._catalog import Mark, SegmentInfo
 from vaylix_storage.errors import LogPoisonedError, StorageError
 from vaylix_storage.testing import (
+    SURVIVALS,
     MemoryVfs,
     SimulatedCrash,
     Survival,
@@ -29,15 +30,6 @@ DIRECTORY = Path("/data/wal")
 TIMELINE = b"t" * 16
 
 # Survival of data and of names: nothing, everything, one without the other, and in part.
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
 
 
 def open_log(vfs: MemoryVfs, policy: SyncPolicy = SyncPolicy.SYNC) -> Log:

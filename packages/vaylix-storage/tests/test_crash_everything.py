@@ -5,9 +5,9 @@ is stopped, it opens again, and holds a prefix of what was appended with all tha
 Method: the steps of `STEPS` run on a simulated disk. Each step is stopped before each of its
 changing calls, and behind the last, and then the process is killed, or the power is cut with every
 part of what was not synced surviving; and each of the calls fails once, which drops what it should
-have written. `Machine` notes what has been promised up to then and checks it against what the next
-start finds. Calls that only read need no stop of their own: they leave the disk as they find it.
-Ways to stop that leave the same disk behind are one case.
+have written. `Machine` notes what was promised up to then and checks it against what the next start
+finds. Calls that only read leave the disk as it is, so they need no stop of their own. Ways to stop
+that leave the same disk behind are one case.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ import pytest
 from vaylix_storage import (
     Batch,
     Engine,
-    EngineOptions,
     FileKeyProvider,
     HardState,
     Keyspace,
-    RetentionPolicy,
     SnapshotMeta,
     Vfs,
     format3,
@@ -48,6 +46,7 @@ from vaylix_storage.errors import MigrationRequiredError, StorageError
 from vaylix_storage.offline import key_status, rewrap_keys, rotate_keys
 from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting_random_bytes
 from vaylix_storage.testing._simulated_disk import Names
+from vaylix_storage.testing.batch_list import ARCHIVE, OPTIONS
 
 FIXTURE = Path(__file__).parent / "data" / "format3" / "b2_clean_stop_snapshot_only"
 FILES = {"backups/deep/one.json": b"{}"} | {
@@ -59,11 +58,8 @@ FILES = {"backups/deep/one.json": b"{}"} | {
 CARRIED = ("audit.log", "backups/deep/one.json")
 DATA = Path("/srv/data")
 ORIGINAL = Path("/srv/data.format3")
-ARCHIVE = Path("/archive")
 KEY_FILE, KEYRING = DATA / "storage.key", DATA / "keyring.bin"
 NOW = 2_000_000_000_000
-POLICY = RetentionPolicy(segments_max=0, snapshots_max=1)
-OPTIONS = EngineOptions(segment_bytes_max=2500, retention=POLICY, archive_directory=ARCHIVE)
 # One source for all machines: no two of them ever seal under the same salt or make the same key.
 RANDOM_BYTES = counting_random_bytes()
 
@@ -94,8 +90,7 @@ def put_original(vfs: MemoryVfs) -> None:
 @functools.cache
 def expected() -> format3.Format3Contents:
     """Return what the directory of 0.9 says, and the new one must say for ever."""
-    vfs = MemoryVfs()
-    put_original(vfs)
+    put_original(vfs := MemoryVfs())
     return format3.read_directory(DATA, vfs=vfs)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from vaylix_storage import (
@@ -20,8 +19,6 @@ from vaylix_storage import (
     RealVfs,
     RecoveryOutcome,
     RetentionPolicy,
-    SnapshotInfo,
-    SnapshotMeta,
     SyncPolicy,
     list_archive,
 )
@@ -33,74 +30,25 @@ from vaylix_storage.errors import (
     LogOrderError,
     StorageBusyError,
 )
-from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting_random_bytes
+from vaylix_storage.testing import (
+    SURVIVALS,
+    MemoryVfs,
+    SimulatedCrash,
+    Survival,
+)
+from vaylix_storage.testing.batch_list import (
+    ARCHIVE,
+    NOW_MS,
+    PATH,
+    make_batch,
+    meta_of,
+    open_engine,
+    state_of,
+    take_snapshot,
+    write_snapshot,
+)
 
-PATH = Path("/data")
 SNAPSHOTS = PATH / "snapshots"
-NOW = 1_700_000_000_000
-ARCHIVE = Path("/archive")
-POLICY = RetentionPolicy(segments_max=0, snapshots_max=1)
-OPTIONS = EngineOptions(segment_bytes_max=2500, retention=POLICY, archive_directory=ARCHIVE)
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
-
-
-def open_engine(vfs: MemoryVfs, options: EngineOptions = OPTIONS) -> Engine:
-    return Engine.open(
-        PATH,
-        vfs=vfs,
-        options=options,
-        now_ms=NOW,
-        random_bytes=counting_random_bytes(vfs.generation),
-    )
-
-
-def make_batch(first_index: int, term: int = 1, payload_bytes: int = 600) -> Batch:
-    return Batch.create(
-        first_index=first_index,
-        count=2,
-        term=term,
-        kind=1,
-        timestamp_ms=NOW + first_index,
-        payload=bytes([first_index % 251 + 1]) * payload_bytes,
-    )
-
-
-def meta_of(batches: list[Batch]) -> SnapshotMeta:
-    last = batches[-1]
-    return SnapshotMeta(last.last_index, last.term, last.timestamp_ms, NOW)
-
-
-def write_snapshot(engine: Engine, batches: list[Batch]) -> SnapshotInfo:
-    writer = engine.create_snapshot(meta_of(batches))
-    writer.begin_section("state")
-    for batch in batches:
-        writer.add(msgspec.msgpack.encode(batch), 1)
-    return writer.finish()
-
-
-def take_snapshot(engine: Engine, batches: list[Batch], *, installed: bool = False) -> None:
-    engine.commit_snapshot(write_snapshot(engine, batches), installed=installed)
-
-
-def state_of(engine: Engine) -> list[Batch]:
-    """Load the snapshot and what follows it, as a node does at its start."""
-    state: list[Batch] = []
-    reader = engine.open_snapshot()
-    if reader is not None:
-        for name, plain in reader.chunks():
-            assert name == "state"
-            state.append(msgspec.msgpack.decode(plain, type=Batch))
-        assert state[-1].last_index == reader.meta.index
-        reader.close()
-    return state + list(engine.read_behind_snapshot())
 
 
 class History:
@@ -380,19 +328,19 @@ def test_a_failed_start_gives_up_the_lock_and_changes_nothing() -> None:
 def test_retention_keeps_what_is_needed_and_archives_what_is_not() -> None:
     vfs = MemoryVfs()
     engine, history = filled(vfs)
-    assert engine.apply_retention(None, NOW) == [], "without a snapshot all of the log is needed"
+    assert engine.apply_retention(None, NOW_MS) == [], "without a snapshot all of the log is needed"
     take_snapshot(engine, history.appended)
     history.append(engine, 2)
     engine.log.rotate()
-    assert engine.apply_retention(None, NOW, needed_from=3) == []
+    assert engine.apply_retention(None, NOW_MS, needed_from=3) == []
     first = PATH / "wal" / "1-6.wal"
     content = vfs.content(first), vfs.content(SNAPSHOTS / "6.snapshot")
-    assert engine.apply_retention(None, NOW) == [first]
+    assert engine.apply_retention(None, NOW_MS) == [first]
     take_snapshot(engine, history.appended)
     keep_two = RetentionPolicy(segments_max=None, snapshots_max=2)
-    assert engine.apply_retention(keep_two, NOW) == []
+    assert engine.apply_retention(keep_two, NOW_MS) == []
     assert engine.open_snapshot(engine.manifest.snapshots[0]) is not None
-    assert engine.apply_retention(None, NOW) == [
+    assert engine.apply_retention(None, NOW_MS) == [
         SNAPSHOTS / "6.snapshot",
         PATH / "wal" / "7-10.wal",
     ]
@@ -414,10 +362,10 @@ def test_what_cannot_be_archived_is_not_removed() -> None:
     names = vfs.list_directory(PATH / "wal"), vfs.list_directory(SNAPSHOTS)
     vfs.fail_at(vfs.call_count + 3)
     with pytest.raises(FileSystemError):
-        engine.apply_retention(None, NOW)
+        engine.apply_retention(None, NOW_MS)
     assert (vfs.list_directory(PATH / "wal"), vfs.list_directory(SNAPSHOTS)) == names
     vfs.remove(SNAPSHOTS / "4.snapshot")
-    assert len(engine.apply_retention(None, NOW)) == 2, "one that is lost holds nothing up"
+    assert len(engine.apply_retention(None, NOW_MS)) == 2, "one that is lost holds nothing up"
     engine.close()
     assert state_of(open_engine(vfs)) == history.appended
 
@@ -433,13 +381,13 @@ def test_foreign_files_among_the_snapshots_stay() -> None:
 
 def test_it_works_on_a_real_file_system(tmp_path: Path) -> None:
     path = tmp_path / "data"
-    engine = Engine.open(path, now_ms=NOW)
+    engine = Engine.open(path, now_ms=NOW_MS)
     batches = [make_batch(1), make_batch(3)]
     engine.log.append(batches)
     engine.log.sync()
     take_snapshot(engine, batches[:1])
     engine.close()
-    engine = Engine.open(path, vfs=RealVfs(), now_ms=NOW)
+    engine = Engine.open(path, vfs=RealVfs(), now_ms=NOW_MS)
     assert state_of(engine) == batches
     engine.close()
     modes = {p.stat().st_mode & 0o777 for p in path.rglob("*") if p.is_file()}

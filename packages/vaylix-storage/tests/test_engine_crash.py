@@ -16,87 +16,32 @@ import pytest
 from vaylix_storage import (
     Batch,
     Engine,
-    EngineOptions,
     HardState,
     Keyring,
     Manifest,
-    RetentionPolicy,
-    SnapshotInfo,
-    SnapshotMeta,
     Vfs,
 )
 from vaylix_storage._manifest import load_manifest, store_manifest
 from vaylix_storage.errors import (
     StorageError,
 )
-from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting_random_bytes
+from vaylix_storage.testing import (
+    SURVIVALS,
+    MemoryVfs,
+    SimulatedCrash,
+    Survival,
+)
+from vaylix_storage.testing.batch_list import (
+    NOW_MS,
+    PATH,
+    make_batch,
+    meta_of,
+    open_engine,
+    state_of,
+    take_snapshot,
+)
 
-PATH = Path("/data")
 SNAPSHOTS = PATH / "snapshots"
-NOW = 1_700_000_000_000
-ARCHIVE = Path("/archive")
-POLICY = RetentionPolicy(segments_max=0, snapshots_max=1)
-OPTIONS = EngineOptions(segment_bytes_max=2500, retention=POLICY, archive_directory=ARCHIVE)
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
-
-
-def open_engine(vfs: MemoryVfs, options: EngineOptions = OPTIONS) -> Engine:
-    return Engine.open(
-        PATH,
-        vfs=vfs,
-        options=options,
-        now_ms=NOW,
-        random_bytes=counting_random_bytes(vfs.generation),
-    )
-
-
-def make_batch(first_index: int, term: int = 1, payload_bytes: int = 600) -> Batch:
-    return Batch.create(
-        first_index=first_index,
-        count=2,
-        term=term,
-        kind=1,
-        timestamp_ms=NOW + first_index,
-        payload=bytes([first_index % 251 + 1]) * payload_bytes,
-    )
-
-
-def meta_of(batches: list[Batch]) -> SnapshotMeta:
-    last = batches[-1]
-    return SnapshotMeta(last.last_index, last.term, last.timestamp_ms, NOW)
-
-
-def write_snapshot(engine: Engine, batches: list[Batch]) -> SnapshotInfo:
-    writer = engine.create_snapshot(meta_of(batches))
-    writer.begin_section("state")
-    for batch in batches:
-        writer.add(msgspec.msgpack.encode(batch), 1)
-    return writer.finish()
-
-
-def take_snapshot(engine: Engine, batches: list[Batch], *, installed: bool = False) -> None:
-    engine.commit_snapshot(write_snapshot(engine, batches), installed=installed)
-
-
-def state_of(engine: Engine) -> list[Batch]:
-    """Load the snapshot and what follows it, as a node does at its start."""
-    state: list[Batch] = []
-    reader = engine.open_snapshot()
-    if reader is not None:
-        for name, plain in reader.chunks():
-            assert name == "state"
-            state.append(msgspec.msgpack.decode(plain, type=Batch))
-        assert state[-1].last_index == reader.meta.index
-        reader.close()
-    return state + list(engine.read_behind_snapshot())
 
 
 class History:
@@ -128,7 +73,7 @@ class History:
         self.snapshot_indexes = {info.meta.index}
 
     def retain(self, engine: Engine, needed_from: int | None = None) -> None:
-        removed = engine.apply_retention(None, NOW, needed_from=needed_from)
+        removed = engine.apply_retention(None, NOW_MS, needed_from=needed_from)
         assert removed
 
     def check(self, engine: Engine) -> None:

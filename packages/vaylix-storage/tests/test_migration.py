@@ -41,7 +41,13 @@ from vaylix_storage.format3 import (
     migrate,
     read_directory,
 )
-from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting_random_bytes
+from vaylix_storage.testing import (
+    SURVIVALS,
+    MemoryVfs,
+    SimulatedCrash,
+    Survival,
+    counting_random_bytes,
+)
 
 FIXTURES = Path(__file__).parent / "data" / "format3"
 NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
@@ -382,17 +388,6 @@ def test_what_does_not_come_back_as_it_was_is_no_migration(
 
 
 # Stops
-
-
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
 
 
 def loaded(disk: type[MemoryVfs] = MemoryVfs) -> MemoryVfs:

@@ -27,18 +27,9 @@ from vaylix_storage.offline.past_testing import (
     small_history,
     state_of,
 )
-from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival
+from vaylix_storage.testing import SURVIVALS, MemoryVfs, SimulatedCrash, Survival
 
 STAGING = Path("/node/restored.restoring")
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
 
 
 def put_aside(vfs: MemoryVfs) -> list[Path]:

@@ -14,22 +14,13 @@ import pytest
 
 from vaylix_storage import RetentionPolicy, Store, SyncPolicy
 from vaylix_storage.errors import StorageError
-from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival
+from vaylix_storage.testing import SURVIVALS, MemoryVfs, SimulatedCrash, Survival
 
 PATH = Path("/data")
 START = 1_700_000_000_000
 DUMP = "/backups/dump.json"
 State = dict[bytes, tuple[bytes | None, int]]
 Step = Callable[[Store], object]
-SURVIVALS = [
-    (Survival.NOTHING, Survival.NOTHING),
-    (Survival.EVERYTHING, Survival.EVERYTHING),
-    (Survival.EVERYTHING, Survival.NOTHING),
-    (Survival.NOTHING, Survival.EVERYTHING),
-    (Survival.FIRST_HALF, Survival.FIRST_HALF),
-    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
-    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
-]
 
 
 def open_store(vfs: MemoryVfs, policy: SyncPolicy = SyncPolicy.SYNC) -> Store:

@@ -10,16 +10,20 @@ written is ever changed or cut off.
 All calls that change something are counted. `crash_at` stops the process before the n-th of them;
 `fail_at` makes the n-th fail. So a test can loop over every call of a workload.
 
+`batch_list` is the simplest state over a data directory, to compare what a start finds with what
+was appended.
+
 `BACKEND_CHECKS` are the rules that every storage backend keeps.
 """
 
 from vaylix_storage.testing._fixed import counting_random_bytes, fixed_keyring
 from vaylix_storage.testing._memory_vfs import MemoryVfs, SimulatedCrash
-from vaylix_storage.testing._simulated_disk import Survival
+from vaylix_storage.testing._simulated_disk import SURVIVALS, Survival
 from vaylix_storage.testing.backend_kit import BACKEND_CHECKS, BackendUnderTest
 
 __all__ = [
     "BACKEND_CHECKS",
+    "SURVIVALS",
     "BackendUnderTest",
     "MemoryVfs",
     "SimulatedCrash",

@@ -35,6 +35,19 @@ class Survival(Enum):
     ODD_SECTORS = "odd sectors"
 
 
+# For `power_cut`: what survives of data and of names. Those that differ most, for tests that cannot
+# try all pairs.
+SURVIVALS: Final = (
+    (Survival.NOTHING, Survival.NOTHING),
+    (Survival.EVERYTHING, Survival.EVERYTHING),
+    (Survival.EVERYTHING, Survival.NOTHING),
+    (Survival.NOTHING, Survival.EVERYTHING),
+    (Survival.FIRST_HALF, Survival.FIRST_HALF),
+    (Survival.EVEN_SECTORS, Survival.EVERYTHING),
+    (Survival.ODD_SECTORS, Survival.FIRST_HALF),
+)
+
+
 class Inode:
     """A file: what programs see, what the disk has, and what lies between."""
 
