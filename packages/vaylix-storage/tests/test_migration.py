@@ -333,6 +333,17 @@ def test_a_name_that_is_taken_is_reported(taken: Path) -> None:
     assert files_of(taken, vfs) == {"precious": b"!"}
 
 
+def test_a_mount_point_is_refused_before_any_work() -> None:
+    vfs = load(SMALL)
+    vfs.mount_points.add(DATA)
+    before = files_of(DATA, vfs)
+    with pytest.raises(FileSystemError, match="mount point") as caught:
+        run(DATA, vfs)
+    assert caught.value.path == DATA
+    assert files_of(DATA, vfs) == before
+    assert not vfs.exists(NEW)
+
+
 def test_what_is_no_directory_of_0_9_is_refused() -> None:
     vfs = MemoryVfs()
     vfs.make_directory(DATA.parent)

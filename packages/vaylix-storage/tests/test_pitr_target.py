@@ -107,6 +107,16 @@ def test_what_only_has_the_name_of_a_half_built_directory_is_left_alone() -> Non
     assert vfs.exists(STAGING / "thesis.txt")
 
 
+def test_a_mount_point_is_refused_before_any_work() -> None:
+    vfs = MemoryVfs()
+    small_history(vfs)
+    vfs.make_directory(TARGET)
+    vfs.mount_points.add(TARGET)
+    with pytest.raises(RestoreTargetError, match="mount point"):
+        restore_to(vfs, Point(sequence=5))
+    assert not vfs.exists(STAGING)
+
+
 def test_too_little_space_is_said_before_anything_is_written() -> None:
     vfs = MemoryVfs()
     small_history(vfs)

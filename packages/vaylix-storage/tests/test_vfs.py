@@ -97,6 +97,7 @@ def test_directories_are_named_moved_and_removed(vfs: Vfs, directory: Path) -> N
     assert vfs.is_directory(directory / "old")
     assert not vfs.is_directory(directory / "old" / "f")
     assert not vfs.is_directory(directory / "none")
+    assert not vfs.is_mount_point(directory / "old")
     vfs.rename(directory / "old", directory / "new")
     assert vfs.list_directory(directory / "new") == ["f"]
     assert vfs.list_subdirectories(directory / "new") == ["inner"]
@@ -451,3 +452,9 @@ def test_a_removed_directory_comes_back_unless_its_parent_was_synced() -> None:
         vfs.power_cut()
         assert vfs.exists(path / "synced") is not is_synced
         assert vfs.exists(path) is not is_synced
+
+
+def test_the_root_is_a_mount_point_and_what_is_not_there_is_none() -> None:
+    vfs = RealVfs()
+    assert vfs.is_mount_point(Path("/"))
+    assert not vfs.is_mount_point(Path("/no such thing"))

@@ -103,6 +103,10 @@ class Vfs(Protocol):
         """Tell whether a directory has this name."""
         ...
 
+    def is_mount_point(self, path: Path) -> bool:
+        """Tell whether a file system begins here: such a directory cannot be renamed."""
+        ...
+
     def list_directory(self, path: Path) -> list[str]:
         """Return the names of the regular files in a directory, sorted."""
         ...
@@ -238,6 +242,10 @@ class RealVfs:
     def is_directory(self, path: Path) -> bool:
         """Tell whether a directory has this name."""
         return path.is_dir()
+
+    def is_mount_point(self, path: Path) -> bool:
+        """Tell whether a file system begins here; a bind mount of its own file system is missed."""
+        return path.is_mount()
 
     def list_directory(self, path: Path) -> list[str]:
         """Return the names of the regular files in a directory, sorted."""

@@ -75,6 +75,7 @@ _REPORT_NAME: Final = "migration.json"
 # What a new directory takes beside its contents, and more: a segment of the log has room to grow.
 _SPARE_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_OVERHEAD_BYTES: Final = 64
+_MOUNT_REMEDY: Final = "move the data into a directory below it, and migrate that"
 
 
 class MigrationOutcome(Enum):
@@ -212,6 +213,12 @@ class _Migration:
 
     def _check_names(self) -> None:
         vfs = self._vfs
+        if vfs.is_mount_point(self._path):
+            raise FileSystemError(
+                "the directory is a mount point, which cannot be renamed",
+                path=self._path,
+                remedy=_MOUNT_REMEDY,
+            )
         taken = None
         if vfs.exists(self._original):
             taken = self._original
@@ -388,7 +395,7 @@ class _Migration:
             raise FileSystemError(
                 f"the directory cannot be renamed ({error}); the new one is whole, in {self._new}",
                 path=self._path,
-                remedy="a mount point cannot be renamed: move the data into a directory below it",
+                remedy=f"if it is a mount point, {_MOUNT_REMEDY}",
             ) from error
         try:
             vfs.sync_directory(parent)

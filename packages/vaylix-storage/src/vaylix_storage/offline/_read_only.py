@@ -44,6 +44,10 @@ class ReadOnlyVfs:
         """Tell whether a directory has this name."""
         return self._vfs.is_directory(path)
 
+    def is_mount_point(self, path: Path) -> bool:
+        """Tell whether a file system begins here."""
+        return self._vfs.is_mount_point(path)
+
     def list_directory(self, path: Path) -> list[str]:
         """Return the names of the regular files in a directory, sorted."""
         return self._vfs.list_directory(path)

@@ -72,6 +72,12 @@ class RestoreTarget:
                 path=self.staging,
                 remedy="take it away, or give it another name",
             )
+        if vfs.is_mount_point(self._path):
+            raise RestoreTargetError(
+                "the target is a mount point, which cannot be renamed",
+                path=self._given,
+                remedy="restore into a directory below it",
+            )
         found = self._find()
         if found is _Found.NOTHING:
             return
@@ -140,7 +146,7 @@ class RestoreTarget:
             raise FileSystemError(
                 f"the directory cannot be renamed: {error}",
                 path=path,
-                remedy="a mount point cannot be renamed: restore into a directory below it",
+                remedy="if it is a mount point, restore into a directory below it",
             ) from error
 
     def _find(self) -> _Found:

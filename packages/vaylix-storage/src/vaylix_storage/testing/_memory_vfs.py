@@ -32,6 +32,7 @@ class MemoryVfs:
 
     def __init__(self, *, reserves_space: bool = False) -> None:
         self.reserves_space = reserves_space
+        self.mount_points: set[Path] = set()
         self.call_count = 0
         self._crash_call = 0
         self._fail_call = 0
@@ -110,6 +111,11 @@ class MemoryVfs:
         """Tell whether a directory has this name."""
         self._check_up()
         return isinstance(self._disk.find(path), Directory)
+
+    def is_mount_point(self, path: Path) -> bool:
+        """Tell whether a test has put this path into `mount_points`."""
+        self._check_up()
+        return path in self.mount_points
 
     def list_directory(self, path: Path) -> list[str]:
         """Return the names of the files in a directory, sorted."""
