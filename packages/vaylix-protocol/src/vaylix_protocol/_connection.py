@@ -99,6 +99,11 @@ class _Incoming(enum.Enum):
     STOPPED = enum.auto()
 
 
+# To name a member of an enum takes as long as a look into a dict, and each read would do so.
+_OPEN: Final = _Incoming.OPEN
+_SERVER: Final = Role.SERVER
+
+
 class Connection:
     """One end of a connection: bytes in, events out; messages in, bytes out.
 
@@ -181,7 +186,7 @@ class Connection:
         """Return the events that `data` completes, in order."""
         assert not (self._eof and data), "data after the end"
         events: list[Event] = []
-        if self._incoming is _Incoming.OPEN:
+        if self._incoming is _OPEN:
             self._read(data, events)
         elif self._incoming is _Incoming.HELLO:
             self._read_hello(data, events)
@@ -199,13 +204,13 @@ class Connection:
         reader = self._reader
         data = reader.join(data)
         groups_runs, position = self._settings.groups_runs, 0
-        if groups_runs and self._role is Role.SERVER:
+        if groups_runs and self._role is _SERVER:
             position = take_plain_runs(data, reader.frame_bytes_max, events)
         bodies = reader.read_from(data, position)
         try:
             if not bodies:
                 pass
-            elif self._role is Role.SERVER:
+            elif self._role is _SERVER:
                 decode_requests(bodies, events, groups_runs=groups_runs)
             else:
                 for body in bodies:

@@ -83,8 +83,9 @@ __all__ = ["Session"]
 # How long a closing connection may take to send what it still has.
 LINGER_SECONDS = 10.0
 _HEALTH_CHECK = "vaylix-healthcheck"
-# Made once: a union would be made anew for each request.
+# Named once: a union would be made anew for each request, and an enum searched for its member.
 _RUNS = (GetRun, SetRun)
+_OK = Answer.OK
 
 
 class Session:
@@ -516,9 +517,9 @@ class Session:
         self._judge_speed(run.started, len(run.commands))
         if self._is_muted:
             return
-        if len(results) == 1 and results[0] is Answer.OK:
+        if len(results) == 1 and results[0] is _OK:
             self._out.append(self._connection.send_ok(run.request_ids[0]))
-        elif results.count(Answer.OK) == len(results):
+        elif results.count(_OK) == len(results):
             self._out.append(self._connection.send_oks(run.request_ids))
         else:
             self._settle_each(run, results)

@@ -43,6 +43,8 @@ _LIST_ENTRY_OVERHEAD_BYTES: Final = 6
 # Freed by `apply` besides its own work, so that garbage cannot outgrow what writes pay for.
 _RECLAIM_PER_APPLY: Final = 16
 _RECLAIM_PER_COMMAND: Final = 2
+# Named once: to search an enum for its member takes as long as a look into a dict.
+_OK: Final = Answer.OK
 
 
 class Keyspace:
@@ -82,7 +84,7 @@ class Keyspace:
             if type(command) is c.Set and command.options is None:
                 start, position = position, table.set_run(commands, position, now_ms)
                 if want_results:
-                    results += [Answer.OK] * (position - start)
+                    results += [_OK] * (position - start)
                 continue
             position += 1
             result: Result
