@@ -104,15 +104,18 @@ def test_all_lists_of_a_transaction_share_one_bound() -> None:
     assert run(keyspace, List()) == [[(b"k", b"v" * 600), (b"l", b"w")]]
 
 
-def test_what_is_overwritten_gives_the_collector_nothing_to_look_at(keyspace: Keyspace) -> None:
+@pytest.mark.parametrize("ttl_ms", [None, 60_000])
+def test_what_is_overwritten_gives_the_collector_nothing_to_look_at(
+    keyspace: Keyspace, ttl_ms: int | None
+) -> None:
     """A write that takes the place of another allocates nothing on balance, so nothing collects.
 
     If entries were tracked, as tuples are, all of them would be looked at in one go by the next
     collection of the youngest generation, whenever that comes: 50 ms for a hundred thousand.
     """
-    fill(keyspace, 20_000, ttl_ms=None)
+    fill(keyspace, 20_000, ttl_ms)
     gc.collect()
     for number in range(20_000):
-        run(keyspace, Set(b"%d" % number, b"w"))
+        run(keyspace, Set(b"%d" % number, b"w", SetOptions(ttl_ms=ttl_ms)), now_ms=NOW + 1)
     assert len(gc.get_objects(generation=0)) < 2 * gc.get_threshold()[0]
     assert not gc.is_tracked(keyspace.table.find(b"7", NOW))

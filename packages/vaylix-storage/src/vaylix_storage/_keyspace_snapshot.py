@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from vaylix_storage._entry import Entry
+from vaylix_storage._expiry import expiry_item
 from vaylix_storage._table import SHARD_COUNT
 from vaylix_storage.errors import CorruptionError
 
@@ -110,7 +111,7 @@ class KeyspaceLoader:
 
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
-        self._expiring: list[tuple[int, bytes]] = []
+        self._expiring: list[bytes] = []
         self.key_count = 0
 
     def add(self, plain: bytes) -> None:
@@ -131,13 +132,13 @@ def load_keyspace_chunk(keyspace: Keyspace, plain: bytes) -> int:
     these are not entries, or not all of them new: the keyspace is of no use then. No walk must be
     open.
     """
-    expiring: list[tuple[int, bytes]] = []
+    expiring: list[bytes] = []
     key_count = _load(keyspace.table, plain, expiring)
     keyspace.table.expiry.add_many(expiring)
     return key_count
 
 
-def _load(table: Table, plain: bytes, expiring: list[tuple[int, bytes]]) -> int:
+def _load(table: Table, plain: bytes, expiring: list[bytes]) -> int:
     try:
         pieces = _DECODER.decode(plain)
     except msgspec.MsgspecError as error:
@@ -145,7 +146,9 @@ def _load(table: Table, plain: bytes, expiring: list[tuple[int, bytes]]) -> int:
     key_count = 0
     for shard_index, shard in pieces:
         expiring += [
-            (entry.expires_at_ms, key) for key, entry in shard.items() if entry.expires_at_ms
+            expiry_item(entry.expires_at_ms, key)
+            for key, entry in shard.items()
+            if entry.expires_at_ms
         ]
         key_count += len(shard)
         if not table.adopt(shard_index, shard):

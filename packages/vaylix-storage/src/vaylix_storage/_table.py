@@ -76,7 +76,7 @@ class Table:
         # How many dead entries have left memory so far; those that were cleared do not count.
         self.expired_count = 0
         # What is no longer reachable from the keyspace, freed one small container at a time.
-        self._retired: list[list[Shard] | list[list[tuple[int, bytes]]]] = []
+        self._retired: list[list[Shard] | list[list[bytes]]] = []
         self._journal: list[tuple[bytes, Entry | None] | _Contents] | None = None
         # What an open walk has still to show, by the number of the shard.
         self._view: list[Shard | None] | None = None
@@ -251,16 +251,16 @@ class Table:
             self._forget(due)
         return freed
 
-    def _forget(self, items: list[tuple[int, bytes]]) -> None:
+    def _forget(self, keys: list[bytes]) -> None:
         """Remove entries that `expiry` no longer knows."""
         shards = self.shards
         if self._view is not None:
-            for _, key in items:
+            for key in keys:
                 self._save_entry(key, shards[crc32(key) >> SHARD_SHIFT][key])
-        for _, key in items:
+        for key in keys:
             old = shards[crc32(key) >> SHARD_SHIFT].pop(key)
             self.content_bytes -= len(key) + len(old.value)
-        self.entry_count -= len(items)
+        self.entry_count -= len(keys)
 
     def begin_walk(self) -> ShardWalk:
         """Start to show what the table holds now, shard by shard, while it goes on changing.
