@@ -94,6 +94,7 @@ class History:
     def check(self, log: Log) -> None:
         """Check what a start found. All of it is served from now on, so it counts as promised."""
         found = list(log.read(log.first_index))
+        assert list(log.read(log.first_index)) == found, "the segments hold something else"
         uncut = self.appended if self.before_cut is None else self.before_cut
         assert found == uncut[: len(found)], "not a prefix of what was appended"
         assert len(found) >= self.acknowledged_count, "an acknowledged batch is lost"

@@ -79,7 +79,9 @@ class Machine:
         log = self.log
         base_index = 0 if self.base is None else self.base.index
         assert log.first_index <= base_index + 1 <= log.last_index + 1, "a gap, or entries lost"
+        behind = list(log.read(base_index + 1))
         found = list(log.read(log.first_index))
+        assert behind == [batch for batch in found if batch.last_index > base_index]
         states = [(self.begin, self.batches)]
         if self.before is not None:
             states.append(self.before)

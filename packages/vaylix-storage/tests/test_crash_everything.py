@@ -270,8 +270,8 @@ class Machine:
         assert entries_of(tuple(self.keyspace)) == expected().entries, "a migrated key has changed"
         log = engine.log
         assert log.first_index <= self.kept_from, "the log does not reach back far enough"
+        found = batches + list(engine.read_behind_snapshot())
         held = list(log.read(log.first_index))
-        found = batches + [batch for batch in held if batch.first_index > reader.meta.index]
         assert held == [batch for batch in found if batch.first_index >= log.first_index]
         return reader.meta.index, found
 

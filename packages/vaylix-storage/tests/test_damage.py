@@ -96,7 +96,9 @@ def open_damaged(files: Files) -> list[Batch] | None:
         check_report(error, files)
         assert files_of(vfs) == files, "a log that does not open must not be changed"
         return None
-    return list(log.read(1))
+    held = list(log.read(1))
+    assert list(log.read(1)) == held, "the segments hold something else"
+    return held
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -388,6 +390,7 @@ def test_damage_after_the_start_is_found_when_it_is_read() -> None:
     content = bytearray(vfs.content(path))
     content[400] ^= 1
     vfs.overwrite(path, bytes(content))
+    assert list(log.read(1)) == BATCHES, "the start had them in memory"
     with pytest.raises(CorruptionError) as caught:
         list(log.read(1))
     assert caught.value.path == path

@@ -152,10 +152,11 @@ class SegmentInfo:
             return
         if start.offset - self._marks[-1].position.offset >= _MARK_SPACING_BYTES:
             self._marks.append(Mark(start, self.last_index, self.last_timestamp_ms))
-        if not self.has_entries:
+        last = batches[-1]
+        if self.last_index < self.header.first_index:
             self.first_timestamp_ms = batches[0].timestamp_ms
-        self.last_index = batches[-1].last_index
-        self.last_timestamp_ms = batches[-1].timestamp_ms
+        self.last_index = last.first_index + last.count - 1
+        self.last_timestamp_ms = last.timestamp_ms
 
     def mark_before(self, index: int) -> Mark:
         """Return a place from which reading on comes to the frame that holds `index`."""

@@ -76,13 +76,17 @@ __all__ = [
     "Body",
     "BodyKind",
     "FormatError",
+    "Frame",
     "FrameHeader",
+    "FramePosition",
     "Predecessor",
     "SegmentCipher",
     "SegmentHeader",
     "VersionError",
+    "decode_batches",
     "encode_body",
     "encode_header",
+    "padding_of",
     "parse_body",
     "parse_header",
 ]
@@ -105,6 +109,7 @@ _U32: Final = struct.Struct("<I")
 _FRAME: Final = struct.Struct("<IQ")
 _CHECKED_FRAME: Final = struct.Struct("<IQI")
 _OFFSET: Final = struct.Struct("<Q")
+_ADDITIONAL: Final = struct.Struct("<Q16s16s")
 _BODY: Final = struct.Struct("<BBHI")
 _HARD_STATE: Final = struct.Struct("<QQB")
 _BATCH: Final = struct.Struct("<QIQBQII")
@@ -149,6 +154,23 @@ class FrameHeader(msgspec.Struct, frozen=True, gc=False):
     frame_bytes: int
 
 
+class FramePosition(msgspec.Struct, frozen=True, gc=False):
+    """A place between two frames, with what is needed to read or write on from there."""
+
+    offset: int
+    number: int
+    previous_tag: bytes
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """A frame that was read and found good."""
+
+    position: FramePosition
+    end: FramePosition
+    synced_bytes: int
+    body: bytes
+
+
 class BodyKind(IntEnum):
     """What a frame is for."""
 
@@ -161,16 +183,17 @@ _BODY_KINDS: Final = {kind.value: kind for kind in BodyKind}
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
-    """The content of a frame."""
+    """The content of a frame; its batches begin at byte `batches_start`."""
 
     kind: BodyKind
     hard_state: HardState | None
     batches: tuple[Batch, ...]
+    batches_start: int
 
 
-def padding_bytes(sealed_bytes: int) -> int:
-    """Return how many bytes of padding follow: 1 to 16."""
-    return FRAME_ALIGNMENT - sealed_bytes % FRAME_ALIGNMENT
+def padding_of(sealed_bytes: int) -> bytes:
+    """Return the padding that follows, 1 to 16 bytes."""
+    return _PADDINGS[FRAME_ALIGNMENT - sealed_bytes % FRAME_ALIGNMENT]
 
 
 class SegmentCipher:
@@ -193,10 +216,10 @@ class SegmentCipher:
         """Return the whole frame for a body."""
         sealed_bytes = len(body) + TAG_BYTES
         start = _FRAME.pack(sealed_bytes, synced_bytes)
-        place = _OFFSET.pack(offset)
-        header = start + _U32.pack(crc32(place + start, self._salt_crc))
-        sealed = self._aead.encrypt(number.to_bytes(12, "big"), body, place + previous_tag + header)
-        return header + sealed + _PADDINGS[padding_bytes(sealed_bytes)]
+        header = start + _U32.pack(crc32(_OFFSET.pack(offset) + start, self._salt_crc))
+        additional = _ADDITIONAL.pack(offset, previous_tag, header)
+        sealed = self._aead.encrypt(number.to_bytes(12, "big"), body, additional)
+        return header + sealed + padding_of(sealed_bytes)
 
     def parse_frame_header(self, data: bytes, offset: int) -> FrameHeader | None:
         """Return the header of a frame at `offset`, or None when its CRC does not fit."""
@@ -209,21 +232,35 @@ class SegmentCipher:
         frame_bytes -= sealed_bytes % FRAME_ALIGNMENT
         return FrameHeader(sealed_bytes, synced_bytes, frame_bytes)
 
-    def open(
-        self, header: bytes, rest: bytes, *, number: int, offset: int, previous_tag: bytes
-    ) -> bytes:
-        """Return the body of a frame; `rest` is all behind its header, which has been checked.
+    def open_frame(self, data: bytes, start: int, position: FramePosition) -> Frame | None:
+        """Return the frame of a position, of which `data` has the bytes from `start` on.
 
-        FormatError when it is bad.
+        None when it is bad, or not all of it is there.
         """
-        sealed_bytes = _U32.unpack_from(header)[0]
-        if rest[sealed_bytes:] != _PADDINGS[len(rest) - sealed_bytes]:
-            raise FormatError("the padding of a frame is damaged")
-        additional = _OFFSET.pack(offset) + previous_tag + header
+        offset = position.offset
+        body_start = start + FRAME_HEADER_BYTES
+        header = data[start:body_start]
+        if len(header) != FRAME_HEADER_BYTES:
+            return None
+        # Nothing is believed of the header that the tag does not prove, so its CRC, which the tag
+        # covers too, need not be compared here. It is for those who find that the tag is wrong.
+        sealed_bytes, synced_bytes = _FRAME.unpack_from(header)
+        body_end = body_start + sealed_bytes
+        padding = _PADDINGS[FRAME_ALIGNMENT - sealed_bytes % FRAME_ALIGNMENT]
+        end = body_end + len(padding)
+        if data[body_end:end] != padding:
+            return None
+        additional = _ADDITIONAL.pack(offset, position.previous_tag, header)
+        number = position.number
         try:
-            return self._aead.decrypt(number.to_bytes(12, "big"), rest[:sealed_bytes], additional)
+            body = self._aead.decrypt(
+                number.to_bytes(12, "big"), data[body_start:body_end], additional
+            )
         except InvalidTag:
-            raise FormatError("the tag of a fully written frame does not fit") from None
+            return None
+        tag = data[body_end - TAG_BYTES : body_end]
+        behind = FramePosition(offset + end - start, number + 1, tag)
+        return Frame(position, behind, synced_bytes, body)
 
 
 def encode_header(header: SegmentHeader, cipher: SegmentCipher) -> tuple[bytes, bytes]:
@@ -297,34 +334,46 @@ def parse_body(data: bytes) -> Body:
     """Return what a body says; FormatError when it does not add up."""
     try:
         kind, has_hard_state, zero, batch_count = _BODY.unpack_from(data)
-        offset = _BODY.size
+        start = _BODY.size
         hard_state = None
         if has_hard_state:
-            term, commit, vote_bytes = _HARD_STATE.unpack_from(data, offset)
-            offset += _HARD_STATE.size
-            hard_state = HardState(term, data[offset : offset + vote_bytes], commit)
-            offset += vote_bytes
-        batches = []
-        for _ in range(batch_count):
-            first_index, count, term, batch_kind, timestamp_ms, checksum, payload_bytes = (
-                _BATCH.unpack_from(data, offset)
-            )
-            offset += BATCH_OVERHEAD_BYTES
-            payload = data[offset : offset + payload_bytes]
-            offset += payload_bytes
-            # As `Batch.verify` does, without a call for each batch of a long log.
-            identity = IDENTITY.pack(first_index, count, term, batch_kind, timestamp_ms)
-            if crc32(payload, crc32(identity)) != checksum:
-                raise FormatError(f"the checksum of batch {first_index} does not fit")
-            batches.append(
-                Batch(first_index, count, term, batch_kind, timestamp_ms, payload, checksum)
-            )
-        body = Body(_BODY_KINDS[kind], hard_state, tuple(batches))
+            term, commit, vote_bytes = _HARD_STATE.unpack_from(data, start)
+            start += _HARD_STATE.size
+            hard_state = HardState(term, data[start : start + vote_bytes], commit)
+            start += vote_bytes
+        batches = decode_batches(data, start)
+        body = Body(_BODY_KINDS[kind], hard_state, tuple(batches), start)
     except (struct.error, KeyError) as error:
         raise FormatError(f"the content of a frame is malformed: {error}") from error
-    if zero or has_hard_state > 1 or offset != len(data):
+    if zero or has_hard_state > 1 or len(batches) != batch_count:
         raise FormatError("the content of a frame is malformed")
+    for batch in batches:
+        # As `Batch.verify` does, without a call for each batch of a long log.
+        identity = IDENTITY.pack(
+            batch.first_index, batch.count, batch.term, batch.kind, batch.timestamp_ms
+        )
+        if crc32(batch.payload, crc32(identity)) != batch.checksum:
+            raise FormatError(f"the checksum of batch {batch.first_index} does not fit")
     return body
+
+
+def decode_batches(data: bytes, start: int) -> list[Batch]:
+    """Return the batches from `start` to the end; their checksums are left to be compared.
+
+    Raises FormatError or struct.error when they do not end there.
+    """
+    batches = []
+    while start < len(data):
+        first_index, count, term, kind, timestamp_ms, checksum, payload_bytes = _BATCH.unpack_from(
+            data, start
+        )
+        start += BATCH_OVERHEAD_BYTES
+        payload = data[start : start + payload_bytes]
+        start += payload_bytes
+        batches.append(Batch(first_index, count, term, kind, timestamp_ms, payload, checksum))
+    if start != len(data):
+        raise FormatError("the content of a frame is malformed")
+    return batches
 
 
 def check_vote(vote: bytes) -> None:

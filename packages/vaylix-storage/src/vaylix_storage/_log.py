@@ -16,6 +16,7 @@ the disk back, in a new process, tells the truth.
 from __future__ import annotations
 
 import os
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from vaylix_storage._batch import Batch, HardState
     from vaylix_storage._catalog import SegmentStat, TermRuns
+    from vaylix_storage._kept_batches import KeptBatches
     from vaylix_storage._keyring import Keyring
     from vaylix_storage._vfs import Vfs
 
@@ -73,6 +75,7 @@ class Log:
         "_hard_state",
         "_has_let_go",
         "_is_closed",
+        "_kept",
         "_must_sync",
         "_options",
         "_terms",
@@ -86,8 +89,11 @@ class Log:
         terms: TermRuns,
         hard_state: HardState,
         recovery: RecoveryReport,
+        kept: KeptBatches,
     ) -> None:
         self.recovery = recovery
+        # For the first read; None once there was one, or once the log has changed.
+        self._kept: KeptBatches | None = kept
         self._chain = chain
         self._options = options
         self._base_index = 0 if options.base is None else options.base.index
@@ -115,6 +121,9 @@ class Log:
         is started, which also takes what was not known to be on the disk; when this returns, all
         entries are. With an installed base that the log does not reach or contradicts, all entries
         are forgotten, as by `reset`.
+
+        For a replay, up to 64 MiB of the batches behind the base stay in memory until the first
+        `read` is through with them, or until something changes the log.
 
         Raises CorruptionError, KeyringError, ForeignFormatError, FileSystemError.
         """
@@ -158,7 +167,7 @@ class Log:
         emptied = [info.path for info in recovered.segments if not info.has_entries]
         files.tidy(sealed, recovered.superseded + emptied, info.path)
         chain = SegmentChain(files, sealed, info, writer)
-        return cls(chain, options, recovered.terms, recovered.hard_state, report)
+        return cls(chain, options, recovered.terms, recovered.hard_state, report, recovered.kept)
 
     # Properties
 
@@ -215,7 +224,7 @@ class Log:
         a gap or a falling term; CorruptionError for a batch that does not fit its checksum. After
         any of these the log is as before. With neither batches nor hard state nothing is done.
         """
-        self._check_usable()
+        self._begin_change()
         if not batches and hard_state is None:
             return
         check_append(batches, self._chain.active.last_index, self._terms.last_term)
@@ -255,7 +264,7 @@ class Log:
 
         All entries are on the disk when this returns, under every policy.
         """
-        self._check_usable()
+        self._begin_change()
         if not self._chain.active.has_entries:
             return
         try:
@@ -269,7 +278,7 @@ class Log:
         `index` must be the end of a batch, or `first_index` - 1 to remove all; LogOrderError
         otherwise. Entries up to the base stay.
         """
-        self._check_usable()
+        self._begin_change()
         if index == self.last_index:
             return
         if not max(self.first_index - 1, self._base_index) <= index < self.last_index:
@@ -289,7 +298,7 @@ class Log:
         For a snapshot that came from elsewhere and ends with entry `index` of `term`. It must be on
         the disk: from now on, the log opens only with a base that holds `index`.
         """
-        self._check_usable()
+        self._begin_change()
         if index < 0 or term < 0:
             raise LogOrderError(f"a log cannot begin after entry {index} of term {term}")
         try:
@@ -307,7 +316,7 @@ class Log:
         now on, the log opens only with it, or a later one, as its base. Iterators that `read` has
         returned must not be used any more.
         """
-        self._check_usable()
+        self._begin_change()
         try:
             removed = self._chain.remove_before(index)
         except BaseException as error:
@@ -352,15 +361,22 @@ class Log:
 
         It ends with the batch that holds `last_index` (None: the last entry of now), or once the
         payloads have reached `bytes_max` (None: no bound), whichever is first. It holds one frame
-        and one read buffer in memory, never the log. It must not be used across `truncate_after`,
-        `reset` and `remove_before`.
+        and one read buffer in memory, never the log, but for what `open` has left there for the
+        first read. It must not be used across `truncate_after`, `reset` and `remove_before`.
         Raises CorruptionError, also from the iterator; LogOrderError when `first_index` is not in
         the log and not the one after its end.
         """
         if not self.first_index <= first_index <= self.last_index + 1:
             raise LogOrderError(f"entry {first_index} is not in the log")
         end = self.last_index if last_index is None else min(last_index, self.last_index)
-        return _bounded(self._chain.read(first_index, end), bytes_max)
+        kept, self._kept = self._kept, None
+        if kept is None or not kept.holds(first_index):
+            batches = self._chain.read(first_index, end)
+        else:
+            batches = kept.read(first_index, end)
+            if kept.last_index < end:
+                batches = chain(batches, self._chain.read(kept.last_index + 1, end))
+        return batches if bytes_max is None else _bounded(batches, bytes_max)
 
     # Inside
 
@@ -372,6 +388,10 @@ class Log:
             ) from self._failure
         if self._is_closed:
             raise LogClosedError("the log has been closed")
+
+    def _begin_change(self) -> None:
+        self._check_usable()
+        self._kept = None
 
     def _let_go(self) -> None:
         # Once only: the descriptor may by now belong to somebody else.
@@ -417,12 +437,12 @@ def _unsynced(
     return newest.last_index + 1, (batches for _, _, batches in frames if batches)
 
 
-def _bounded(batches: Iterator[Batch], bytes_max: int | None) -> Iterator[Batch]:
+def _bounded(batches: Iterator[Batch], bytes_max: int) -> Iterator[Batch]:
     payload_bytes = 0
     for batch in batches:
         yield batch
         payload_bytes += len(batch.payload)
-        if bytes_max is not None and payload_bytes >= bytes_max:
+        if payload_bytes >= bytes_max:
             return
 
 

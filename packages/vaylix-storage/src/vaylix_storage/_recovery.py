@@ -49,6 +49,7 @@ from vaylix_storage._format import (
     parse_body,
     parse_header,
 )
+from vaylix_storage._kept_batches import KEPT_BYTES_MAX, KeptBatches
 from vaylix_storage._segment import Frame, FramePosition, FrameReader
 from vaylix_storage._tail import find_evidence, is_blank, is_torn, written_end
 from vaylix_storage._vfs import files_are_equal
@@ -112,6 +113,8 @@ class RecoveredLog(msgspec.Struct):
     # What the next entry and the next segment will have.
     next_index: int
     next_number: int
+    # The batches behind the base, as far as there is room, for whoever replays them.
+    kept: KeptBatches
     is_reset: bool = False
 
     @property
@@ -131,11 +134,14 @@ def terms_after(index: int, term: int) -> TermRuns:
 class _Replay:
     """The state that is carried from frame to frame through the whole log."""
 
-    def __init__(self, first_index: int, terms: TermRuns) -> None:
+    def __init__(self, first_index: int, terms: TermRuns, kept: KeptBatches) -> None:
         self.next_index = first_index
         self.batch_count = 0
         self.hard_state = HardState()
         self.terms = terms
+        self.kept = kept
+        # -1 as long as no term is known, since the first one has to be noted even if it is 0.
+        self._last_term = terms.last_term if terms.knows(first_index - 1) else -1
 
     def follow(self, info: SegmentInfo, frame: Frame) -> Body:
         """Check that a frame continues the log and note it."""
@@ -143,19 +149,24 @@ class _Replay:
             body = parse_body(frame.body)
         except FormatError as error:
             raise _corrupt(info.path, frame.position.offset, str(error)) from error
-        for batch in body.batches:
-            if batch.first_index != self.next_index or not batch.count:
-                reason = f"entry {batch.first_index} follows entry {self.next_index - 1}"
+        batches = body.batches
+        for batch in batches:
+            first_index, term = batch.first_index, batch.term
+            if first_index != self.next_index or not batch.count:
+                reason = f"entry {first_index} follows entry {self.next_index - 1}"
                 raise _corrupt(info.path, frame.position.offset, reason)
-            if batch.term < self.terms.last_term:
-                reason = f"term {batch.term} follows term {self.terms.last_term}"
-                raise _corrupt(info.path, frame.position.offset, reason)
-            self.terms.note(batch.first_index, batch.term)
-            self.next_index = batch.last_index + 1
-        self.batch_count += len(body.batches)
+            if term != self._last_term:
+                if term < self._last_term:
+                    reason = f"term {term} follows term {self._last_term}"
+                    raise _corrupt(info.path, frame.position.offset, reason)
+                self.terms.note(first_index, term)
+                self._last_term = term
+            self.next_index = first_index + batch.count
+        self.batch_count += len(batches)
         if body.hard_state is not None:
             self.hard_state = body.hard_state
-        info.extend(frame.position, frame.end, body.batches)
+        info.extend(frame.position, frame.end, batches)
+        self.kept.add(frame.body, body, self.next_index - 1)
         return body
 
 
@@ -184,6 +195,7 @@ def recover(
         left_out_bytes=0,
         next_index=first_index,
         next_number=segments[-1].header.number + 1 if segments else 1,
+        kept=replay.kept,
     )
     for info, successor in pairwise(segments):
         _check_first_index(info, replay)
@@ -213,9 +225,8 @@ def _begin(segments: list[SegmentInfo], base: LogBase | None) -> _Replay:
             reason = f"{reason}: the snapshot ends with entry {base_index}"
         raise _corrupt(segments[0].path, 24, reason)
     begins_at_base = first_index == base_index + 1
-    return _Replay(
-        first_index, terms_after(base_index, base_term) if begins_at_base else TermRuns()
-    )
+    terms = terms_after(base_index, base_term) if begins_at_base else TermRuns()
+    return _Replay(first_index, terms, KeptBatches(base_index, KEPT_BYTES_MAX))
 
 
 def _compare(recovered: RecoveredLog, first_index: int, base: LogBase, directory: Path) -> None:
@@ -244,6 +255,7 @@ def _compare(recovered: RecoveredLog, first_index: int, base: LogBase, directory
     recovered.batch_count = recovered.entry_count = 0
     recovered.whole_end = None
     recovered.next_index = base.index + 1
+    recovered.kept = KeptBatches(base.index, 0)
     recovered.is_reset = True
 
 
@@ -370,8 +382,8 @@ def _follow_newest(info: SegmentInfo, vfs: Vfs, replay: _Replay, recovered: Reco
         synced_bytes = 0
         is_begun = is_closed = False
         while not is_closed and (frame := reader.next_frame()) is not None:
-            if is_begun:
-                synced_bytes = max(synced_bytes, frame.synced_bytes)
+            if is_begun and frame.synced_bytes > synced_bytes:
+                synced_bytes = frame.synced_bytes
             body = replay.follow(info, frame)
             is_begun |= body.hard_state is not None
             is_closed = body.kind is BodyKind.CLOSING

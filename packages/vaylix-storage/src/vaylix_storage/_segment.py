@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from vaylix_storage._format import (
     FRAME_BODY_BYTES_MAX,
     FRAME_HEADER_BYTES,
     HEADER_BYTES,
     SEALED_BYTES_MAX,
     TAG_BYTES,
-    FormatError,
+    Frame,
+    FramePosition,
     SegmentCipher,
     SegmentHeader,
     encode_header,
+    padding_of,
 )
 
 if TYPE_CHECKING:
@@ -34,23 +34,6 @@ PREALLOCATE_BYTES: Final = 4 * 1024 * 1024
 # ahead leave nothing but data to a sync. More at a time would make a single sync long.
 ZEROED_BYTES_MAX: Final = 256 * 1024
 _READ_BYTES: Final = 1024 * 1024
-
-
-class FramePosition(msgspec.Struct, frozen=True, gc=False):
-    """A place between two frames, with what is needed to read or write on from there."""
-
-    offset: int
-    number: int
-    previous_tag: bytes
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A frame that was read and found good."""
-
-    position: FramePosition
-    end: FramePosition
-    synced_bytes: int
-    body: bytes
 
 
 class SegmentWriter:
@@ -148,8 +131,20 @@ class FrameReader:
     def next_frame(self) -> Frame | None:
         """Return the frame at `position` and move behind it."""
         position = self.position
-        offset, number = position.offset, position.number
-        start = self._bytes(offset, FRAME_HEADER_BYTES)
+        start = position.offset - self._buffer_offset
+        frame = self._cipher.open_frame(self._buffer, start, position)
+        if frame is None:
+            frame = self._load_frame(position)
+            if frame is None:
+                return None
+        self.position = frame.end
+        return frame
+
+    def _load_frame(self, position: FramePosition) -> Frame | None:
+        """Return a frame that is not wholly in the buffer, or note what is wrong with it."""
+        offset = position.offset
+        self._load(offset, FRAME_HEADER_BYTES)
+        start = self._buffer[:FRAME_HEADER_BYTES]
         if not start.strip(b"\0"):
             return None
         header = self._cipher.parse_frame_header(start, offset)
@@ -160,29 +155,22 @@ class FrameReader:
             self.damage = "the length of a frame is beyond every limit"
             return None
         frame_bytes = header.frame_bytes
-        rest = self._bytes(offset + FRAME_HEADER_BYTES, frame_bytes - FRAME_HEADER_BYTES)
-        if len(rest) < frame_bytes - FRAME_HEADER_BYTES:
+        if frame_bytes > len(self._buffer):
+            self._load(offset, frame_bytes)
+        if frame_bytes > len(self._buffer):
             self.damage = "a frame runs past the end of the file"
             return None
-        try:
-            body = self._cipher.open(
-                start, rest, number=number, offset=offset, previous_tag=position.previous_tag
-            )
-        except FormatError as error:
-            self.damage = str(error)
-            return None
-        tag = rest[header.sealed_bytes - TAG_BYTES : header.sealed_bytes]
-        end = self.position = FramePosition(offset + frame_bytes, number + 1, tag)
-        return Frame(position, end, header.synced_bytes, body)
+        frame = self._cipher.open_frame(self._buffer, 0, position)
+        if frame is None:
+            padding = self._buffer[FRAME_HEADER_BYTES + header.sealed_bytes : frame_bytes]
+            if padding != padding_of(header.sealed_bytes):
+                self.damage = "the padding of a frame is damaged"
+            else:
+                self.damage = "the tag of a fully written frame does not fit"
+        return frame
 
-    def _bytes(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`, fewer at the limit or the end of the file."""
-        start = offset - self._buffer_offset
-        data = self._buffer[start : start + size]
-        if len(data) < size:
-            size = max(min(size, self._limit - offset), 0)
-            wanted = max(min(_READ_BYTES, self._limit - offset), size)
-            self._buffer = self._file.read_at(offset, wanted)
-            self._buffer_offset = offset
-            data = self._buffer[:size]
-        return data
+    def _load(self, offset: int, size: int) -> None:
+        """Fill the buffer from `offset` on, with `size` bytes or more up to the limit."""
+        wanted = min(max(size, _READ_BYTES), self._limit - offset)
+        self._buffer = self._file.read_at(offset, max(wanted, 0))
+        self._buffer_offset = offset
