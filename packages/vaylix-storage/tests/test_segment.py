@@ -77,12 +77,22 @@ def test_a_small_segment_writes_no_more_zeros_than_it_holds() -> None:
         assert file.written_end <= 2 * writer.position.offset
 
 
+def test_large_frames_write_nothing_ahead() -> None:
+    file = RecordingFile()
+    writer, _ = make_writer(file)
+    for _ in range(20):
+        writer.append(bytes(ZEROED // 4))
+        assert file.written_end == writer.position.offset
+    writer.append(bytes(4000))
+    assert file.written_end > writer.position.offset
+
+
 def test_nothing_is_written_ahead_where_nothing_can_be_reserved() -> None:
     """Zeros could fill a disk that the frame alone would fit on."""
     file = RecordingFile(can_reserve=False)
     writer, _ = make_writer(file)
     for _ in range(20):
-        writer.append(bytes(100_000))
+        writer.append(bytes(4000))
         assert file.written_end == writer.position.offset
 
 
@@ -91,18 +101,18 @@ def test_zeros_end_with_the_reserved_space() -> None:
     writer, _ = make_writer(file)
     file.reserved_end = 0
     while not file.reserved_end:
-        writer.append(bytes(ZEROED - 1000))
+        writer.append(bytes(60_000))
     first_end = file.reserved_end
     while file.reserved_end == first_end:
         assert file.written_end <= first_end
-        writer.append(bytes(ZEROED - 1000))
+        writer.append(bytes(60_000))
 
 
 def test_what_was_written_over_zeros_is_read_back_up_to_the_end() -> None:
     file = RecordingFile()
     writer, cipher = make_writer(file)
     start = writer.position
-    bodies = [bytes([number]) * (number * 700) for number in range(1, 100)]
+    bodies = [bytes([number]) * (number * 500) for number in range(1, 100)]
     for body in bodies:
         writer.append(body)
     assert start.offset == HEADER_BYTES

@@ -33,6 +33,9 @@ PREALLOCATE_BYTES: Final = 4 * 1024 * 1024
 # write waits for the journal of the file system, with whatever others have put there. Zeros written
 # ahead leave nothing but data to a sync. More at a time would make a single sync long.
 ZEROED_BYTES_MAX: Final = 256 * 1024
+# Behind a frame as large as this the next one would soon be beyond the zeros: they would double
+# what is written, and spare little.
+_LARGE_FRAME_BYTES: Final = ZEROED_BYTES_MAX // 4
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -75,7 +78,7 @@ class SegmentWriter:
         end = offset + len(frame)
         if end > self._allocated_bytes and self._can_allocate:
             self._allocate(offset, len(frame))
-        self._file.write_at(offset, frame + self._zeros_behind(end))
+        self._file.write_at(offset, frame + self._zeros_behind(end, len(frame)))
         tag_end = FRAME_HEADER_BYTES + len(body) + TAG_BYTES
         self.position = FramePosition(end, number + 1, frame[tag_end - TAG_BYTES : tag_end])
 
@@ -93,9 +96,10 @@ class SegmentWriter:
         """Close the file as it is."""
         self._file.close()
 
-    def _zeros_behind(self, end: int) -> bytes:
+    def _zeros_behind(self, end: int, frame_bytes: int) -> bytes:
         """Return the zeros to write behind a frame: none, or as much as the segment holds."""
-        if end <= self._zeroed_bytes or not self._can_allocate:
+        is_worth_it = self._can_allocate and frame_bytes < _LARGE_FRAME_BYTES
+        if end <= self._zeroed_bytes or not is_worth_it:
             return b""
         zeroed = min(end + min(end, ZEROED_BYTES_MAX), self._allocated_bytes)
         self._zeroed_bytes = max(zeroed, end)
