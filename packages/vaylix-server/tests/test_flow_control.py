@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,50 @@ async def test_what_follows_a_value_that_compresses_well_is_not_forgotten(tmp_pa
         async with asyncio.timeout(5):
             assert await client.receive() == Ok()
             assert await client.receive() == Value(b"PONG")
+
+
+def request_bytes(client: WireClient, number: int, command: vtp.Command) -> bytes:
+    return client.connection.send_request(number.to_bytes(16, "big"), command)
+
+
+async def test_what_is_half_sent_without_a_login_is_bounded_for_all_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaylix_server.registry.HALF_SENT_BYTES_MAX", 1_000_000)
+    large = vtp.Set(b"k", random.Random(1).randbytes(500_000))
+    settings = Settings(disable_compression=True, max_value_bytes=500_000)
+    async with serve_in_memory(tmp_path, settings) as server:
+        user = await server.login()
+        # What users send is theirs to send, and is not counted.
+        whole = request_bytes(user, 1, large)
+        user.send_bytes(whole[:-1])
+        clients = [await server.greet() for _ in range(3)]
+        for client, size in zip(clients, (400_000, 480_000, 90_000), strict=True):
+            client.send_bytes(whole[:size])
+        await turns(20)
+        assert len(sessions(server)) == 4
+        clients[2].send_bytes(bytes(50_000))
+        await clients[1].closed.wait()
+        assert not clients[0].closed.is_set()
+        assert not clients[2].closed.is_set()
+        assert "too much was sent without a login" in server.output.getvalue()
+        # Others come and go as before, and what the user had begun is finished.
+        assert await (await server.login()).ask(vtp.Ping()) == Value(b"PONG")
+        user.send_bytes(whole[-1:])
+        assert await user.receive() == Ok()
+        for client in (clients[0], clients[2]):
+            client.close()
+        await turns(20)
+        assert server.server._registry._half_sent_bytes == 0
+
+
+async def test_a_request_behind_a_login_counts_until_that_succeeds(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(disable_compression=True)) as server:
+        client = await server.greet()
+        login = request_bytes(client, 1, vtp.Auth("vaylix", "vaylix"))
+        whole = request_bytes(client, 2, vtp.Set(b"k", bytes(100_000)))
+        client.send_bytes(login + whole[:-1])
+        assert await client.receive() == Ok()
+        assert server.server._registry._half_sent_bytes == 0
+        client.send_bytes(whole[-1:])
+        assert await client.receive() == Ok()

@@ -116,6 +116,11 @@ class Dispatcher:
             self._rights = services.access.rights(self.username)
         self._judge_short_cuts()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the client has logged in, or need not."""
+        return self._rights is not None
+
     def handle(self, request: Request) -> None:
         """Check one request in the order of the specification, and execute it or refuse it."""
         services, command = self._services, request.command

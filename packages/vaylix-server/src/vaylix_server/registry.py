@@ -12,6 +12,9 @@ __all__ = ["Member", "SessionRegistry"]
 
 # Connections beyond the limit that may be silent or wait for their refusal at a time.
 TURNED_AWAY_MAX = 64
+# What all connections without a login may have sent of requests that are not whole. One may send a
+# frame of the largest size; hundreds of them would be gigabytes, for which nobody has to log in.
+HALF_SENT_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Member(Protocol):
@@ -21,6 +24,9 @@ class Member(Protocol):
 
     def stop(self) -> None:
         """Take no further request; close once all that were taken are answered."""
+
+    def end(self, reason: str) -> None:
+        """Close behind the replies to all earlier requests; the reason is logged."""
 
     def abort(self) -> None:
         """Close at once."""
@@ -41,6 +47,9 @@ class SessionRegistry:
         self._admitted: set[Member] = set()
         # Those that have not said their hello, oldest first.
         self._silent: dict[Member, None] = {}
+        # Those without a login that have sent a part of a request, and how many bytes of it.
+        self._half_sent: dict[Member, int] = {}
+        self._half_sent_bytes = 0
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._stopping = False
@@ -72,8 +81,22 @@ class SessionRegistry:
         self._silent.pop(member, None)
         self._admitted.add(member)
 
+    def note_half_sent(self, member: Member, size: int) -> None:
+        """Note how many bytes of an unfinished request a connection without a login has sent.
+
+        When all of them together have sent too much, whoever has sent most must go.
+        """
+        self._half_sent_bytes += size - self._half_sent.pop(member, 0)
+        if size:
+            self._half_sent[member] = size
+        if self._half_sent_bytes > HALF_SENT_BYTES_MAX:
+            greediest = max(self._half_sent, key=self._half_sent.__getitem__)
+            greediest.end("turned out: too much was sent without a login")
+            greediest.abort()
+
     def remove(self, member: Member) -> None:
         """Let a connection go."""
+        self.note_half_sent(member, 0)
         self._metrics.connections_active -= 1
         self._metrics.connections_completed += 1
         self._members.discard(member)

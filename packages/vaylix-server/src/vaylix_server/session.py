@@ -83,7 +83,7 @@ __all__ = ["Session"]
 # How long a closing connection may take to send what it still has.
 LINGER_SECONDS = 10.0
 _HEALTH_CHECK = "vaylix-healthcheck"
-# Named once: a union would be made anew for each request, and an enum searched for its member.
+# Named once: else a union would be made, and an enum searched, for each request.
 _RUNS = (GetRun, SetRun)
 _OK = Answer.OK
 
@@ -148,7 +148,7 @@ class Session:
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what waited for the client; what was submitted is settled all the same."""
         del exc
-        # Breaks the cycles that the collector would otherwise have to find.
+        # Else the collector would have to find these cycles.
         self._transport = self._dispatcher = None
         self._is_muted = True
         self._hold(Hold.ENDING)
@@ -236,6 +236,8 @@ class Session:
                 return
         if events:
             self._take(events)
+        if self._dispatcher is not None and not self._dispatcher.is_known:
+            self._registry.note_half_sent(self, connection.buffered_bytes)
 
     def _take_whole(self, run: GetRun | SetRun) -> bool:
         """Serve a read that brought nothing but one run; False when that needs more care.
@@ -243,7 +245,7 @@ class Session:
         A client that waits for each answer costs two system calls a request, and whatever is
         spent beside them counts. The outcome is that of `_work`.
         """
-        dispatcher, _services = self._dispatcher, self._services
+        dispatcher = self._dispatcher
         assert dispatcher is not None
         dispatcher.refresh_rights()
         if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, self._limits):
@@ -426,6 +428,8 @@ class Session:
 
     def release_barrier(self, request_id: bytes, reply: Reply) -> None:
         """Send the answer behind all earlier ones and go on."""
+        # It may have been a login; what was none counts again with the next read.
+        self._registry.note_half_sent(self, 0)
         self.reply(request_id, reply)
         self._write_out()
         self._release(Hold.BARRIER)
