@@ -37,6 +37,8 @@ class FailingLog:
     def __init__(self, log: LogPort) -> None:
         self._log = log
         self.fail: str | None = None
+        # How many calls of that kind go well before.
+        self.spared = 0
         self.error: Exception | None = None
         self.go_on = threading.Event()
         self.go_on.set()
@@ -75,7 +77,9 @@ class FailingLog:
         if self.error is not None:
             self.failed = True
             raise self.error
-        if self.fail == call:
+        if self.fail == call and self.spared:
+            self.spared -= 1
+        elif self.fail == call:
             self.failed = True
             raise OSError(number, "as the test wants it")
 
@@ -149,9 +153,57 @@ async def test_everything_under_way_is_answered_when_the_log_fails(tmp_path: Pat
         backend.log.go_on.set()
         for client in clients:
             replies = [await client.receive() for _ in range(20)]
-            assert {r.code for r in replies if isinstance(r, ErrorReply)} <= {"ENG-002", "SRV-005"}
-            assert not any(isinstance(r, vtp.Integer) for r in replies)
+            codes = [reply.code for reply in replies[0::2] if isinstance(reply, ErrorReply)]
+            assert codes == ["ENG-002"] * 10, "one batch took them all"
+            assert replies[1::2] == [vtp.NotFound()] * 10
             assert await client.receive() == Value(b"PONG")
+
+
+@pytest.mark.parametrize(("call", "spared"), [("append", 0), ("sync", 1)])
+async def test_all_of_a_failed_batch_get_the_same_error_in_the_order_they_wrote(
+    tmp_path: Path, call: str, spared: int
+) -> None:
+    """Weakness 29 of the published server, where only the first of them heard the cause."""
+    backend = FailingBackend()
+    async with serve_in_memory(tmp_path, FAILING, extra_plugins=[backend]) as server:
+        first = await server.login()
+        clients = [await server.login() for _ in range(5)]
+        assert backend.log is not None
+        backend.log.go_on.clear()
+        write_path = server.server.services.write_path
+        first.send(vtp.Set(b"first", b"v"))
+        while not write_path._persisting:
+            await asyncio.sleep(0)
+        # Its append is over, its sync is not.
+        backend.log.fail, backend.log.spared = call, spared
+        heard: list[tuple[int, vtp.Reply]] = []
+
+        async def listen(number: int) -> None:
+            heard.append((number, await clients[number].receive()))
+            heard.append((number, await clients[number].receive()))
+
+        # Neither the order in which they have connected nor its reverse.
+        order = (3, 0, 4, 1, 2)
+        listeners = [asyncio.ensure_future(listen(number)) for number in range(5)]
+        for number in order:
+            clients[number].send(vtp.Incr(b"n"))
+            clients[number].send(vtp.Set(b"k", b"v"))
+        while write_path._gathered_commands < 10:
+            await asyncio.sleep(0)
+        batches = server.server.services.metrics.write_batches
+        backend.log.go_on.set()
+        assert await first.receive() == Ok()
+        await asyncio.gather(*listeners)
+        assert server.server.services.metrics.write_batches == batches + 1
+        assert backend.log.failed
+        cause = heard[0][1]
+        assert isinstance(cause, ErrorReply)
+        assert cause.code == "ENG-002"
+        assert "as the test wants it" in cause.message
+        assert heard == [(number, cause) for number in order for _ in range(2)]
+        late = await clients[0].ask(vtp.Incr(b"n"))
+        assert isinstance(late, ErrorReply)
+        assert late.code == "SRV-005"
 
 
 async def test_a_batch_is_one_append_however_many_wrote(tmp_path: Path) -> None:
