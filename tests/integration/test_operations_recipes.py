@@ -502,6 +502,28 @@ def check_status(recipe: Recipe, key: Path) -> None:
     key.chmod(0o600)
 
 
+def keep_key_in_a_variable(recipe: Recipe) -> None:
+    data, keys = written(recipe), ["ab" * 32, "cd" * 32]
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("VAYLIX_NEW_STORAGE_KEY", keys[0])
+        moved = recipe.sh()
+        assert moved.returncode == 0, moved.stderr
+        variables.setenv("VAYLIX_STORAGE_KEY", keys[0])
+        with recipe.serve(VAYLIX_STORAGE_KEY=keys[0]) as server, server.admin() as client:
+            assert get(client, b"k9") is not None
+        variables.setenv("VAYLIX_NEW_STORAGE_KEY", keys[1])
+        changed = recipe.sh()
+        assert changed.returncode == 0, changed.stderr
+        verify = f"vaylix storage verify --data-dir {data} --key-provider env"
+        assert "[ENG-008]" in recipe.script(verify).stderr
+        variables.setenv("VAYLIX_STORAGE_KEY", keys[1])
+        assert recipe.script(verify).returncode == 0
+        (data / "storage.key").unlink()
+        back = recipe.sh()
+        assert back.returncode == 0, back.stderr
+    assert len(keys_of(data)) == 10
+
+
 SCENARIOS: dict[str, Callable[[Recipe], None]] = {
     "Coming from 0.9": migrate,
     "Take a backup every night": back_up,
@@ -514,6 +536,7 @@ SCENARIOS: dict[str, Callable[[Recipe], None]] = {
     "Dump": dump,
     "Point-in-time recovery": go_back,
     "Keys": keep_keys,
+    "A key in a variable": keep_key_in_a_variable,
 }
 
 

@@ -206,14 +206,14 @@ def test_keys_can_be_wrapped_anew_in_place_elsewhere_and_by_the_environment(
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
     with ServerProcess(data, f"--key-file={elsewhere}") as server, server.admin() as client:
         assert client.ask(vtp.Get(b"last")) == vtp.Value(b"value")
-    secret = {"VAYLIX_STORAGE_KEY": os.urandom(32).hex()}
+    key = os.urandom(32).hex()
     by_env = run(
         *("keys", "rewrap", "--data-dir", data, "--key-file", elsewhere),
         *("--new-key-provider", "env"),
-        environment=secret,
+        environment={"VAYLIX_NEW_STORAGE_KEY": key},
     )
     assert by_env.exit_code == 0, by_env.output
-    flags = ("--key-provider=env",)
+    flags, secret = ("--key-provider=env",), {"VAYLIX_STORAGE_KEY": key}
     with ServerProcess(data, *flags, environment=secret) as server, server.admin() as client:
         assert client.ask(vtp.Get(b"last")) == vtp.Value(b"value")
     with pytest.raises(RuntimeError, match="ENG-008"):

@@ -39,6 +39,7 @@ __all__ = [
     "now_ms",
     "output_option",
     "progress",
+    "provider_for",
     "provider_of",
 ]
 
@@ -89,10 +90,20 @@ def output_option(command: _F) -> _F:
 
 
 def provider_of(name: str, key_file: Path | None, data_dir: Path) -> KeyProvider:
-    """Return the key provider that the options name."""
+    """Return the key provider that the options name; UsageError if they contradict each other."""
+    return provider_for(name, key_file)(data_dir)
+
+
+def provider_for(
+    name: str, key_file: Path | None, *, flag: str = "--key-file"
+) -> Callable[[Path], KeyProvider]:
+    """Return what makes the provider of a directory that may not have its final name yet.
+
+    Raises UsageError if the options contradict each other; `flag` has named the key file.
+    """
     if name != "file" and key_file is not None:
-        raise click.UsageError("--key-file has no meaning with another --key-provider than file")
-    return key_provider(name, key_file or data_dir / KEY_FILE_NAME, RealVfs())
+        raise click.UsageError(f"{flag} has no meaning with another --key-provider than file")
+    return lambda path: key_provider(name, key_file or path / KEY_FILE_NAME, RealVfs())
 
 
 def now_ms() -> int:

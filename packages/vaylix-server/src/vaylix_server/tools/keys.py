@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, key_provider
+from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE
 from vaylix_server.tools._common import (
     data_dir_option,
     errors_reported,
@@ -19,7 +20,7 @@ from vaylix_server.tools._common import (
     output_option,
     provider_of,
 )
-from vaylix_storage import FileKeyProvider, RealVfs
+from vaylix_storage import EnvKeyProvider, FileKeyProvider, RealVfs
 from vaylix_storage.offline import key_status, rewrap_keys, rotate_keys
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from vaylix_storage.offline import KeyStatus
 
 __all__ = ["keys"]
+
+# Both sides of a rewrap may be variables, and are never the same one.
+NEW_KEY_VARIABLE = "VAYLIX_NEW_STORAGE_KEY"
 
 _archive_option = click.option(
     "--wal-archive-dir",
@@ -118,7 +122,8 @@ def rotate_command(
     type=click.Choice(["file", "env"]),
     default="file",
     show_default=True,
-    help="Who shall wrap the storage keys from now on.",
+    help="Who shall wrap the storage keys from now on; "
+    f"`env` takes the variable {NEW_KEY_VARIABLE}.",
 )
 @click.option(
     "--new-key-file",
@@ -135,22 +140,45 @@ def rewrap_command(
     output: str,
 ) -> None:
     """Wrap the storage keys by another key; when it is interrupted, the same call does the rest."""
-    old = provider_of(key_provider, key_file, data_dir)
     with errors_reported():
-        new: KeyProvider
-        if new_key_provider == "file" and new_key_file is None and key_provider == "file":
-            assert isinstance(old, FileKeyProvider)
-            new = old.next_key()
-        else:
-            new = _new_provider(new_key_provider, new_key_file, data_dir)
+        old = provider_of(key_provider, key_file, data_dir)
+        new = _new_provider(old, key_file, new_key_provider, new_key_file, data_dir)
         status = rewrap_keys(data_dir, vfs=RealVfs(), old=old, new=new)
     _show(status, output)
-    if new_key_file is not None:
+    if new_key_provider == "env":
+        advice = f"--key-provider env, and in {KEY_VARIABLE} what {NEW_KEY_VARIABLE} holds now"
+        click.echo(f"start the server with {advice}", err=True)
+    elif new_key_file is not None:
         click.echo(f"start the server with --key-file {new_key_file}", err=True)
+    elif key_provider == "env":
+        click.echo(f"the key is in {data_dir / KEY_FILE_NAME} now", err=True)
 
 
-def _new_provider(name: str, key_file: Path | None, data_dir: Path) -> KeyProvider:
-    return key_provider(name, key_file or data_dir / KEY_FILE_NAME, RealVfs())
+def _new_provider(
+    old: KeyProvider,
+    old_file: Path | None,
+    name: str,
+    new_file: Path | None,
+    data_dir: Path,
+) -> KeyProvider:
+    """Return who shall wrap the keys; UsageError where that makes no sense or no difference."""
+    if name == "env":
+        if new_file is not None:
+            raise click.UsageError(
+                "--new-key-file has no meaning with another --new-key-provider than file"
+            )
+        keys = {os.environ.get(variable, "") for variable in (KEY_VARIABLE, NEW_KEY_VARIABLE)}
+        if isinstance(old, EnvKeyProvider) and len(keys) == 1 and keys != {""}:
+            raise click.UsageError(f"{NEW_KEY_VARIABLE} holds the key that {KEY_VARIABLE} holds")
+        return EnvKeyProvider(NEW_KEY_VARIABLE, environment=os.environ)
+    if isinstance(old, FileKeyProvider):
+        if new_file is None:
+            return old.next_key()
+        if new_file.resolve() == (old_file or data_dir / KEY_FILE_NAME).resolve():
+            raise click.UsageError(
+                "--new-key-file is the present key file; leave it out to put a new key there"
+            )
+    return FileKeyProvider(new_file or data_dir / KEY_FILE_NAME, vfs=RealVfs())
 
 
 def _show(status: KeyStatus, output: str) -> None:

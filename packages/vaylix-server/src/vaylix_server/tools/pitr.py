@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, key_provider
 from vaylix_server.machine import cut_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
@@ -21,6 +20,7 @@ from vaylix_server.tools._common import (
     now_ms,
     output_option,
     progress,
+    provider_for,
     provider_of,
 )
 from vaylix_storage import RealVfs
@@ -160,6 +160,7 @@ def restore_command(  # noqa: PLR0913 - one for each flag
     It begins a new history with ids, a timeline and keys of its own. The source is not changed.
     """
     point = _point(to_sequence, to_timestamp_ms, to_time)
+    target_provider = provider_for(key_provider, target_key_file, flag="--target-key-file")
     with errors_reported():
         result = restore(
             source_dir,
@@ -167,7 +168,7 @@ def restore_command(  # noqa: PLR0913 - one for each flag
             point,
             vfs=RealVfs(),
             provider=provider_of(key_provider, key_file, source_dir),
-            target_provider=lambda path: _provider(key_provider, target_key_file, path),
+            target_provider=target_provider,
             options=RestoreOptions(
                 now_ms=now_ms(),
                 archive=wal_archive_dir,
@@ -179,7 +180,7 @@ def restore_command(  # noqa: PLR0913 - one for each flag
                 progress=progress(),
             ),
         )
-        _show(result, output, _provider(key_provider, target_key_file, target_dir))
+        _show(result, output, target_provider(target_dir))
 
 
 def _cut(batch: Batch, count: int) -> bytes:
@@ -203,10 +204,6 @@ def _point(sequence: int | None, timestamp_ms: int | None, time: str | None) -> 
     if moment.tzinfo is None:
         raise click.UsageError("--to-time: say the offset, too, such as Z or +01:00")
     return Point(timestamp_ms=int(moment.timestamp() * 1000))
-
-
-def _provider(name: str, key_file: Path | None, path: Path) -> KeyProvider:
-    return key_provider(name, key_file or path / KEY_FILE_NAME, RealVfs())
 
 
 def _show(result: RestoreResult, output: str, provider: KeyProvider) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, key_provider
 from vaylix_server.machine import describe_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
@@ -20,6 +19,7 @@ from vaylix_server.tools._common import (
     now_ms,
     output_option,
     progress,
+    provider_for,
     provider_of,
 )
 from vaylix_server.tools._migrated_state import migrated_sections
@@ -36,9 +36,7 @@ from vaylix_storage.offline import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vaylix_storage import Batch, KeyProvider
+    from vaylix_storage import Batch
     from vaylix_storage.offline import JsonValue, RepairPlan, Verification
 
 __all__ = ["storage"]
@@ -121,7 +119,7 @@ def copy_command(
             data_dir,
             target_dir,
             vfs=RealVfs(),
-            provider_for=_provider_for(key_provider, key_file),
+            provider_for=provider_for(key_provider, key_file),
             progress=progress(),
         )
     if output == "json":
@@ -142,7 +140,7 @@ def migrate_command(data_dir: Path, key_provider: str, key_file: Path | None, ou
         report = migrate(
             data_dir,
             vfs=RealVfs(),
-            provider_factory=_provider_for(key_provider, key_file),
+            provider_factory=provider_for(key_provider, key_file),
             sections=migrated_sections,
             now_ms=now_ms(),
             hooks=MigrationHooks(
@@ -191,11 +189,6 @@ def dump_command(
 
 def _decode(batch: Batch) -> list[JsonValue]:
     return [describe(value) for value in describe_batch(batch)]
-
-
-def _provider_for(name: str, key_file: Path | None) -> Callable[[Path], KeyProvider]:
-    """Return what makes the provider of a directory that may not have its final name yet."""
-    return lambda path: key_provider(name, key_file or path / KEY_FILE_NAME, RealVfs())
 
 
 def _show(found: Verification, output: str) -> None:
