@@ -11,6 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vaylix_storage import Keyspace
+from vaylix_storage.commands import Set
 from vaylix_storage.errors import (
     BackupEncodingError,
     BackupFormatError,
@@ -27,6 +29,7 @@ from vaylix_storage.logical_backup import (
     VerifyReport,
     check_document,
     parse_document,
+    restore_batches,
     verify_document,
 )
 from vaylix_storage.logical_backup import _parser as parser
@@ -145,25 +148,37 @@ def test_recorded_documents_are_read(recorded: RecordedDocument) -> None:
     assert list(dict(report.pairs())) == ["status", "entries", "entry_count", "sha256"]
 
 
-def restored(document: BackupDocument, now_ms: int) -> list[tuple[str, str, int | None, int]]:
-    live = {e.key: e for e in document.entries if e.is_live(now_ms)}
+def keys_of(keyspace: Keyspace, now_ms: int) -> list[tuple[str, str, int | None, int]]:
+    """Return what readers find, as the vectors have it."""
+    held = {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    assert keyspace.mget(list(held), now_ms) == tuple(entry.value for entry in held.values())
+    assert keyspace.key_count(now_ms) == len(held)
     return [
-        (e.key.decode(), e.value.hex(), e.expires_at_ms, max(e.version, 1))
-        for _, e in sorted(live.items())
+        (key.decode(), entry.value.hex(), entry.expires_at_ms or None, entry.version)
+        for key, entry in sorted(held.items())
     ]
 
 
 @pytest.mark.parametrize("case", RESTORE_CASES, ids=lambda c: c.name)
 def test_recorded_restores_and_checks(case: RestoreCase) -> None:
+    """What is restored replaces all keys; what is refused leaves the one that was there."""
+    keyspace = Keyspace()
+    keyspace.apply([Set(b"sentinel", b"s")], NOW, want_results=False)
     data = case.document.encode()
     code, count = None, None
     try:
         document = parse_document(data)
-        count = check_document(document, NOW)
-        assert restored(document, NOW) == case.keys_after
+        for commands in restore_batches(document, now_ms=NOW, restore_id=b"restore1"):
+            count = keyspace.apply(commands, NOW, want_results=True)[-1]
     except StorageError as error:
         code = error.code
+    assert keys_of(keyspace, NOW) == case.keys_after
+    assert not keyspace.is_being_restored
     assert (code, count) == (case.restore.code, case.restore.count)
+    if code is None:
+        assert check_document(parse_document(data), NOW) == count
+    else:
+        assert outcome(lambda: check_document(parse_document(data), NOW)) == code
     is_stricter = case.name in CHECKED_MORE_STRICTLY
     assert is_stricter == (case.restore_check.ok and not case.restore.ok)
 
