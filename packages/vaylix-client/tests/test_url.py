@@ -41,11 +41,26 @@ def test_the_query_is_form_decoded_and_unknown_keys_are_ignored() -> None:
 
 
 def test_the_first_ssl_counts_but_any_auth_and_compression() -> None:
-    assert not parse_url("vaylix://db?ssl=no&ssl=true").tls
-    url = parse_url("vaylix://db?auth=yes&auth=False&compression=zstd&compression=NONE")
+    assert not parse_url("vaylix://db?ssl=False&ssl=true").tls
+    assert parse_url("vaylix://db?ssl=true&ssl=false").tls
+    url = parse_url("vaylix://db?auth=TRUE&auth=False&compression=zstd&compression=NONE")
     assert not url.authenticate
     assert not url.compression
-    assert parse_url("vaylix://db?auth=no&compression=lz4").authenticate
+    assert parse_url("vaylix://db?auth=true&compression=lz4").authenticate
+
+
+@pytest.mark.parametrize("name", ["ssl", "auth"])
+@pytest.mark.parametrize("value", ["yes", "1", "0", "maybe", "", "true ", "tru\u0435", "no"])
+def test_a_switch_that_is_neither_true_nor_false_is_refused_by_name(name: str, value: str) -> None:
+    # Also behind a good one: who writes it twice does not know which one counts.
+    for query in (f"{name}={value}", f"{name}=true&{name}={value}"):
+        with pytest.raises(ConfigurationError) as caught:
+            parse_url(f"vaylix://db?{query}")
+        assert caught.value.code == "CLI-008"
+        assert caught.value.message == (
+            f"invalid client configuration: the URL says {name}={value}; "
+            f"write {name}=true or {name}=false"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Connection URLs: `vaylix://[user[:password]@]host[:port][?key=value&...]`.
 
-Commands spec 12.2, with one deliberate difference: user and password are percent-decoded, and a
-password that is written but empty (`user:@host`) is an empty password. Path and fragment are
+Commands spec 12.2, with two deliberate differences: user and password are percent-decoded, and a
+password that is written but empty (`user:@host`) is an empty password; and `ssl` and `auth` take
+nothing but true and false, since `ssl=yes` would else connect in clear. Path and fragment are
 ignored, and so are unknown query keys.
 """
 
@@ -37,7 +38,11 @@ class ConnectionUrl:
 
 
 def parse_url(text: str) -> ConnectionUrl:
-    """Read a URL. Raise `ConfigurationError` (CLI-003 not a URL, CLI-008 another scheme)."""
+    """Read a URL.
+
+    Raise `ConfigurationError`: CLI-003 for what is no URL, CLI-008 for another scheme and for a
+    switch that is neither true nor false.
+    """
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -57,12 +62,12 @@ def parse_url(text: str) -> ConnectionUrl:
         port=DEFAULT_PORT if port is None else port,
         user=user or None,
         password=password,
-        tls=_first(query, "ssl", "").lower() == "true",
+        tls=_switches(query, "ssl")[:1] == [True],
         ca_cert=_first(query, "ca_cert", "") or None,
         client_cert=_first(query, "client_cert", "") or None,
         client_key=_first(query, "client_key", "") or None,
-        authenticate=not _any(query, "auth", "false"),
-        compression=not _any(query, "compression", "none"),
+        authenticate=all(_switches(query, "auth")),
+        compression=not any(k == "compression" and v.lower() == "none" for k, v in query),
         output=next((v for k, v in query if k == "output" and v in _OUTPUTS), None),
     )
 
@@ -75,5 +80,12 @@ def _first(query: list[tuple[str, str]], name: str, default: str) -> str:
     return next((value for key, value in query if key == name), default)
 
 
-def _any(query: list[tuple[str, str]], name: str, wanted: str) -> bool:
-    return any(key == name and value.lower() == wanted for key, value in query)
+def _switches(query: list[tuple[str, str]], name: str) -> list[bool]:
+    """Return all values of a switch, in their order."""
+    values = [value for key, value in query if key == name]
+    for value in values:
+        if value.lower() not in {"true", "false"}:
+            raise configuration_error(
+                f"the URL says {name}={value}; write {name}=true or {name}=false"
+            )
+    return [value.lower() == "true" for value in values]
