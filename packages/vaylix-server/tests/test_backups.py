@@ -10,6 +10,7 @@ import pytest
 
 import vaylix_protocol as vtp
 from vaylix_protocol import CountReply, Entries, ErrorReply, NotFound, Ok, Reply, Value
+from vaylix_server.errors import SettingsError
 from vaylix_server.settings import Settings
 from vaylix_server.testing import serve_in_memory
 
@@ -196,3 +197,21 @@ async def test_a_client_that_leaves_does_not_stop_its_restore(tmp_path: Path) ->
         client.close()
         while await other.ask(vtp.Get(b"a")) != Value(b"1"):
             pass
+
+
+@pytest.mark.parametrize("place", [".", "..", "wal", "snapshots", "data/../wal", "link"])
+def test_a_backup_directory_must_not_hold_live_files(tmp_path: Path, place: str) -> None:
+    """BACKUP TO node.json would overwrite the identity of the server."""
+    data = tmp_path / "data"
+    (data / "wal").mkdir(parents=True)
+    (data / "link").symlink_to(data / "wal")
+    with pytest.raises(SettingsError, match="--backup-dir a backup could overwrite the data"):
+        Settings(data_dir=data, backup_dir=data / place)
+
+
+@pytest.mark.parametrize("place", ["backups", "backups/nightly", "../beside", "../data2"])
+def test_a_backup_directory_may_be_beside_the_data_or_in_its_place(
+    tmp_path: Path, place: str
+) -> None:
+    data = tmp_path / "data"
+    assert Settings(data_dir=data, backup_dir=data / place).backup_directory == data / place

@@ -7,6 +7,7 @@ command line wins over the environment, the environment over the default (server
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -318,6 +319,11 @@ class Settings:
             raise SettingsError("--user is longer than --max-key-bytes, so nobody could log in")
         if len(self.password.encode()) > self.max_value_bytes:
             raise SettingsError("the password is longer than --max-value-bytes allows")
+        if _holds_live_files(self.backup_directory, self.data_dir):
+            raise SettingsError(
+                "in this --backup-dir a backup could overwrite the data; choose a directory outside "
+                "of --data-dir, or `backups` in it"
+            )
 
     @property
     def backup_directory(self) -> Path:
@@ -333,6 +339,14 @@ class Settings:
     def uses_default_credentials(self) -> bool:
         """Whether the configured pair is the well-known one."""
         return (self.user, self.password) == ("vaylix", "vaylix")
+
+
+def _holds_live_files(backups: Path, data: Path) -> bool:
+    """Say whether a path in `backups` could be one of the data directory's own files."""
+    backups, data = (Path(os.path.realpath(path)) for path in (backups, data))
+    if data.is_relative_to(backups):
+        return True
+    return backups.is_relative_to(data) and not backups.is_relative_to(data / "backups")
 
 
 def flag_of(name: str) -> str:
