@@ -321,8 +321,8 @@ class Settings:
             raise SettingsError("the password is longer than --max-value-bytes allows")
         if _holds_live_files(self.backup_directory, self.data_dir):
             raise SettingsError(
-                "in this --backup-dir a backup could overwrite the data; choose a directory outside "
-                "of --data-dir, or `backups` in it"
+                "in this --backup-dir a backup could overwrite the data; choose a directory beside "
+                "--data-dir, or `backups` in it"
             )
 
     @property
