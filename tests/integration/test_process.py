@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 import vaylix_protocol as vtp
 from vaylix_protocol import Ok, Value
 from vaylix_server.testing import ServerProcess, SocketClient
+
+# Less than a stop waits for clients that do not take their replies.
+REFUSED_WITHIN_SECONDS = 5.0
 
 
 def tree(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -49,19 +53,30 @@ def test_it_serves_stops_at_sigterm_with_0_and_keeps_everything(tmp_path: Path) 
         assert any("everything acknowledged is on disk" in line for line in server.lines)
 
 
-def test_sigint_stops_it_likewise(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path / "data") as server:
-        server.signal(signal.SIGINT)
-        assert server.wait()[0] == 0
+STOPPING = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name
+)
 
 
-def test_what_is_in_flight_at_sigterm_is_answered(tmp_path: Path) -> None:
+def assert_it_stopped_well(server: ServerProcess) -> None:
+    assert server.wait() == (0, "")
+    assert any("everything acknowledged is on disk" in line for line in server.lines)
+
+
+def assert_nothing_is_replayed(client: SocketClient) -> None:
+    """The last snapshot holds all there is, so the stop before has taken it."""
+    metrics = client.ask(vtp.Metrics())
+    assert isinstance(metrics, vtp.Entries)
+    assert dict(metrics.pairs)[b"vaylix.persistence.wal.entry.replayed.count"] == b"0"
+
+
+@STOPPING
+def test_what_is_in_flight_at_a_signal_is_answered_and_kept(tmp_path: Path, number: int) -> None:
     with ServerProcess(tmp_path / "data") as server:
         client = server.admin()
-        writes = [vtp.Incr(b"n")] * 3000
-        client.send(writes)
+        client.send([vtp.Incr(b"n")] * 3000)
         assert client.receive() == vtp.Integer(1)
-        server.signal(signal.SIGTERM)
+        server.signal(number)
         answered = 1
         try:
             while True:
@@ -69,12 +84,50 @@ def test_what_is_in_flight_at_sigterm_is_answered(tmp_path: Path) -> None:
                 answered += 1
         except ConnectionError:
             client.close()
-        assert server.wait()[0] == 0
+        assert_it_stopped_well(server)
     with ServerProcess(tmp_path / "data") as server, server.admin() as client:
-        value = client.ask(vtp.Get(b"n"))
-        assert isinstance(value, vtp.Value)
         # Every answer was kept, and nothing was done without an answer.
-        assert int(value.data) == answered
+        assert client.ask(vtp.Get(b"n")) == Value(b"%d" % answered)
+        assert_nothing_is_replayed(client)
+
+
+def dial_until_refused(address: tuple[str, int]) -> None:
+    """Return when nobody listens any more; whoever is still let in is hung up on at once."""
+    deadline = time.monotonic() + REFUSED_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(address).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            pass
+        time.sleep(0.01)
+    raise AssertionError("it still accepts connections")
+
+
+@STOPPING
+def test_nobody_is_let_in_while_what_is_in_flight_is_answered(tmp_path: Path, number: int) -> None:
+    # More than the kernel takes from the server for a client that does not read.
+    keys = (b"big",) * 27
+    values = vtp.Strings((b"v" * 262_144,) * 27)
+    with ServerProcess(tmp_path / "data", "--disable-compression") as server:
+        client = server.admin()
+        assert client.ask(vtp.Set(b"big", b"v" * 262_144)) == Ok()
+        # They arrive together, so that all have been taken when the first is answered.
+        client.send([vtp.Ping(), vtp.MGet(keys), vtp.MGet(keys), vtp.Incr(b"n")])
+        assert client.receive() == Value(b"PONG")
+        server.signal(number)
+        dial_until_refused(server.address)
+        # It is already doing what it is asked for.
+        server.signal(number)
+        assert [client.receive() for _ in range(3)] == [values, values, vtp.Integer(1)]
+        with pytest.raises(ConnectionError):
+            client.receive()
+        client.close()
+        assert_it_stopped_well(server)
+    with ServerProcess(tmp_path / "data") as server, server.admin() as client:
+        assert client.ask(vtp.Get(b"n")) == Value(b"1")
+        assert_nothing_is_replayed(client)
 
 
 def test_files_and_directories_are_private(tmp_path: Path) -> None:
