@@ -1,4 +1,4 @@
-"""The log as its callers see it: order, bounds, rotation, cuts, reading; and against a model."""
+"""The log as its callers see it: order, bounds, rotation, cuts, reading."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from vaylix_storage import (
     ENTRY_BYTES_MAX,
@@ -22,7 +19,6 @@ from vaylix_storage import (
     LogOptions,
     RealVfs,
     RecoveryOutcome,
-    SyncPolicy,
 )
 from vaylix_storage.errors import (
     CorruptionError,
@@ -31,7 +27,7 @@ from vaylix_storage.errors import (
     LogClosedError,
     LogOrderError,
 )
-from vaylix_storage.testing import MemoryVfs, Survival, counting_random_bytes, fixed_keyring
+from vaylix_storage.testing import MemoryVfs, counting_random_bytes, fixed_keyring
 
 DIRECTORY = Path("/data/wal")
 
@@ -323,99 +319,6 @@ def test_every_segment_has_its_own_key() -> None:
     assert not any(
         one in bodies[1] for one in (bodies[0][n : n + 16] for n in range(len(bodies[0]) - 16))
     )
-
-
-class LogModel(RuleBasedStateMachine):
-    """The log against a list, with kills, power cuts and clean stops."""
-
-    @initialize(
-        segment_bytes_max=st.sampled_from([0, 400, 1000]), policy=st.sampled_from(SyncPolicy)
-    )
-    def start(self, segment_bytes_max: int, policy: SyncPolicy) -> None:
-        self.vfs = MemoryVfs()
-        self.options = LogOptions(
-            timeline=b"t" * 16, segment_bytes_max=segment_bytes_max, sync_policy=policy
-        )
-        self.batches: list[Batch] = []
-        self.hard_state = HardState()
-        self.term = 0
-        self.open()
-
-    def open(self) -> None:
-        self.log = Log.open(
-            DIRECTORY,
-            vfs=self.vfs,
-            keyring=fixed_keyring(),
-            options=self.options,
-            random_bytes=counting_random_bytes(self.vfs.generation),
-        )
-
-    @rule(
-        sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 300)), max_size=4),
-        hard_state=st.none() | st.builds(HardState, st.just(0), st.binary(max_size=9), st.just(0)),
-        term_step=st.integers(0, 1),
-    )
-    def append(
-        self, sizes: list[tuple[int, int]], hard_state: HardState | None, term_step: int
-    ) -> None:
-        self.term += term_step
-        index = self.log.last_index + 1
-        batches = []
-        for count, payload_bytes in sizes:
-            payload = bytes(payload_bytes)
-            batches.append(make_batch(index, count=count, term=self.term, payload=payload))
-            index += count
-        self.log.append(batches, hard_state)
-        self.batches.extend(batches)
-        self.hard_state = hard_state or self.hard_state
-
-    @rule()
-    def sync(self) -> None:
-        self.log.sync()
-
-    @rule(data=st.data())
-    def truncate(self, data: st.DataObject) -> None:
-        keep = data.draw(st.integers(0, len(self.batches)))
-        self.log.truncate_after(self.batches[keep - 1].last_index if keep else 0)
-        del self.batches[keep:]
-
-    @rule()
-    def stop_cleanly(self) -> None:
-        self.log.close()
-        self.open()
-        assert self.log.recovery.outcome is RecoveryOutcome.CLEAN_END
-        assert self.log.recovery.recopied_frames == 0
-
-    @rule()
-    def kill(self) -> None:
-        self.vfs.kill()
-        self.open()
-        assert self.log.recovery.outcome is RecoveryOutcome.UNCLEAN_END
-
-    @rule(data=st.sampled_from(Survival), names=st.sampled_from(Survival))
-    def cut_power(self, data: Survival, names: Survival) -> None:
-        durable_index = self.log.durable_index
-        self.vfs.power_cut(data, names)
-        self.open()
-        assert self.log.last_index >= durable_index
-        while self.batches and self.batches[-1].last_index > self.log.last_index:
-            self.batches.pop()
-        self.hard_state = self.log.hard_state
-
-    @invariant()
-    def the_log_holds_what_the_model_holds(self) -> None:
-        if not hasattr(self, "log"):
-            return
-        assert list(self.log.read(1)) == self.batches
-        assert self.log.last_index == (self.batches[-1].last_index if self.batches else 0)
-        assert self.log.hard_state == self.hard_state
-        for batch in self.batches:
-            assert self.log.term_of(batch.first_index) == batch.term
-            assert next(self.log.read(batch.last_index)) == batch
-
-
-TestLogModel = LogModel.TestCase
-TestLogModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 def test_reading_from_the_middle_of_a_large_segment() -> None:
