@@ -159,6 +159,21 @@ def test_a_crash_at_any_call_leaves_the_log_before_the_cut_or_after_it_or_all() 
     assert seen == set(outcomes)
 
 
+def test_a_write_of_entries_and_a_new_vote_is_one_write_and_one_sync() -> None:
+    vfs = data_vfs()
+    log = open_log(vfs)
+    for term in range(1, 4):
+        first, last = log.last_index + 1, log.last_index + 2
+        batches = (make_batch(first, term, b"one"), make_batch(last, term, b"two"))
+        state = HardState(term=term, vote="me", commit=log.last_index)
+        calls = vfs.call_count
+        log.write(Write(index=last, term=term, hard_state=state, batches=batches))
+        assert vfs.call_count == calls + 2
+        vfs.power_cut()
+        log = open_log(vfs)
+        assert (log.hard_state, log.last_index) == (state, last)
+
+
 def test_a_log_that_does_not_sync_is_found_out() -> None:
     log = open_log(data_vfs(), SyncPolicy.BUFFERED)
     batch = make_batch(1, 1, b"x")

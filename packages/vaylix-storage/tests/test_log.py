@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from vaylix_storage import (
     ENTRY_BYTES_MAX,
@@ -19,6 +21,7 @@ from vaylix_storage import (
     LogOptions,
     RealVfs,
     RecoveryOutcome,
+    SyncPolicy,
 )
 from vaylix_storage.errors import (
     CorruptionError,
@@ -88,6 +91,45 @@ def test_an_append_is_one_write_and_a_sync_is_one_sync() -> None:
     assert vfs.call_count == calls + 1
     log.sync()
     assert vfs.call_count == calls + 2
+
+
+def test_entries_and_a_changed_vote_share_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under every policy; without a change, a policy that does not sync does not."""
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., int]:
+        real: Callable[..., int] = getattr(os, name)
+
+        def call(*rest: object) -> int:
+            calls.append(name)
+            return real(*rest)
+
+        return call
+
+    for name in ("pwrite", "fdatasync", "fsync"):
+        monkeypatch.setattr(os, name, counted(name))
+    for policy in SyncPolicy:
+        options = LogOptions(timeline=b"t" * 16, sync_policy=policy)
+        log = Log.open(
+            tmp_path / policy.name, vfs=RealVfs(), keyring=fixed_keyring(), options=options
+        )
+        state = HardState(1, b"me", 0)
+        for term, vote in ((1, b"me"), (1, b"you"), (2, b"you"), (3, b"")):
+            state = HardState(term, vote, log.last_index)
+            calls.clear()
+            batches = [make_batch(log.last_index + 1 + n, term=term) for n in range(3)]
+            log.append(batches, state)
+            assert calls == ["pwrite"]
+            log.sync()
+            assert calls == ["pwrite", "fdatasync"]
+            assert log.durable_index == log.last_index
+        calls.clear()
+        log.append([make_batch(log.last_index + 1, term=3)], replace(state, commit=1))
+        log.sync()
+        assert calls == ["pwrite"] + ["fdatasync"] * (policy is SyncPolicy.SYNC)
+        log.close()
 
 
 def test_durable_is_what_was_synced() -> None:
