@@ -1,12 +1,12 @@
-"""Commands of a store: checked arguments, batches of them, and what their failures mean."""
+"""Writes of a store that belong together, and what failures of commands mean."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from vaylix_storage._results import FailureCode
+from vaylix_storage._store_arguments import check_bytes, check_number, set_command
 from vaylix_storage.commands import (
-    U64_MAX,
     Clear,
     Decr,
     Del,
@@ -14,9 +14,7 @@ from vaylix_storage.commands import (
     Incr,
     Persist,
     Rename,
-    Set,
     SetCondition,
-    SetOptions,
 )
 from vaylix_storage.errors import IntegerOverflowError, NotAnIntegerError, StorageError
 
@@ -24,48 +22,7 @@ if TYPE_CHECKING:
     from vaylix_storage._results import CommandFailure, SimpleResult
     from vaylix_storage.commands import SimpleCommand
 
-__all__ = ["StoreBatch", "check_bytes", "check_number", "failure_of", "set_command"]
-
-
-def check_bytes(value: object) -> None:
-    """Refuse keys and values that are not bytes: the log could not be read back."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"keys and values are bytes, not {type(value).__name__}")
-
-
-def check_number(value: int) -> None:
-    """Refuse numbers that do not fit into 64 bits without sign."""
-    if not 0 <= value <= U64_MAX:
-        raise ValueError(f"{value} is not a number from 0 to {U64_MAX}")
-
-
-def set_command(
-    key: bytes,
-    value: bytes,
-    *,
-    ttl_ms: int | None = None,
-    condition: SetCondition = SetCondition.NONE,
-    keep_ttl: bool = False,
-    if_version: int | None = None,
-) -> Set:
-    """Return the command of a SET, its arguments checked."""
-    check_bytes(key)
-    check_bytes(value)
-    if ttl_ms is None and condition is SetCondition.NONE and not keep_ttl and if_version is None:
-        return Set(key, value)
-    for number in (ttl_ms, if_version):
-        if number is not None:
-            check_number(number)
-    return Set(
-        key,
-        value,
-        SetOptions(
-            condition=SetCondition(condition),
-            ttl_ms=ttl_ms,
-            keep_ttl=keep_ttl,
-            if_version=if_version,
-        ),
-    )
+__all__ = ["StoreBatch", "failure_of"]
 
 
 def failure_of(failure: CommandFailure) -> StorageError:
@@ -113,8 +70,7 @@ class StoreBatch:
 
     def delete(self, *keys: bytes) -> None:
         """Remove keys."""
-        for key in keys:
-            check_bytes(key)
+        check_bytes(*keys)
         self.commands.append(Del(keys))
 
     def incr(self, key: bytes) -> None:
@@ -130,7 +86,7 @@ class StoreBatch:
     def expire(self, key: bytes, ttl_ms: int) -> None:
         """Set the time to live of a key."""
         check_bytes(key)
-        check_number(ttl_ms)
+        check_number("ttl_ms", ttl_ms)
         self.commands.append(Expire(key, ttl_ms))
 
     def persist(self, key: bytes) -> None:
@@ -140,8 +96,7 @@ class StoreBatch:
 
     def rename(self, source: bytes, destination: bytes) -> None:
         """Move value and time to live to another key."""
-        check_bytes(source)
-        check_bytes(destination)
+        check_bytes(source, destination)
         self.commands.append(Rename(source, destination))
 
     def clear(self) -> None:

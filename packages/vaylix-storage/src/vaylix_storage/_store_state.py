@@ -10,26 +10,47 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from vaylix_storage._batch import BatchKind
+from vaylix_storage._batch import ENTRY_BYTES_MAX, BatchKind
 from vaylix_storage._builder import KEYSPACE_SECTION
 from vaylix_storage._keyspace import Keyspace
 from vaylix_storage._keyspace_snapshot import KeyspaceLoader
-from vaylix_storage.commands import decode_commands
+from vaylix_storage.commands import decode_commands, encode_commands
 from vaylix_storage.errors import CommandEncodingError, CorruptionError, ForeignFormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from vaylix_storage._batch import Batch
     from vaylix_storage._engine import Engine
     from vaylix_storage._snapshot import SnapshotReader
+    from vaylix_storage.commands import Command
 
-__all__ = ["KEYSPACE_SECTION", "MARKER", "MARKER_KIND", "STORE_SECTION", "load"]
+__all__ = [
+    "KEYSPACE_SECTION",
+    "MARKER",
+    "MARKER_KIND",
+    "STORE_SECTION",
+    "encode_for_log",
+    "load",
+]
 
 # A kind of batch that servers do not have; the payload gives the version of the rules.
 MARKER_KIND: Final = 64
 MARKER: Final = msgspec.msgpack.encode(["vaylix store", 1])
 STORE_SECTION: Final = "store"
+
+
+def encode_for_log(commands: Sequence[Command]) -> bytes:
+    """Encode the commands of one batch, and refuse what no start could read back.
+
+    One entry that cannot be read would keep the directory closed for good. Raises
+    CommandEncodingError and TypeError.
+    """
+    payload = encode_commands(commands)
+    if len(payload) <= ENTRY_BYTES_MAX:
+        decode_commands(payload, len(commands))
+    return payload
 
 
 def load(engine: Engine) -> tuple[Keyspace, int]:

@@ -31,14 +31,22 @@ from vaylix_storage._options import SEGMENT_BYTES_MAX_DEFAULT, SyncPolicy
 from vaylix_storage._results import Answer, CommandFailure, ExecResult, Result
 from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage._snapshot_format import SnapshotMeta
-from vaylix_storage._store_batch import (
-    StoreBatch,
+from vaylix_storage._store_arguments import (
     check_bytes,
     check_number,
-    failure_of,
+    check_options,
+    check_time,
     set_command,
 )
-from vaylix_storage._store_state import KEYSPACE_SECTION, MARKER, MARKER_KIND, STORE_SECTION, load
+from vaylix_storage._store_batch import StoreBatch, failure_of
+from vaylix_storage._store_state import (
+    KEYSPACE_SECTION,
+    MARKER,
+    MARKER_KIND,
+    STORE_SECTION,
+    encode_for_log,
+    load,
+)
 from vaylix_storage._vfs import RealVfs, Vfs
 from vaylix_storage.commands import (
     Clear,
@@ -52,7 +60,6 @@ from vaylix_storage.commands import (
     Persist,
     Rename,
     SetCondition,
-    encode_commands,
 )
 from vaylix_storage.errors import EntryTooLargeError, LogClosedError, LogPoisonedError
 from vaylix_storage.logical_backup import (
@@ -91,8 +98,8 @@ class Store:
 
     Keys and values are bytes; together they take at most 16 MiB. Times to live are in ms. After a
     write has failed with LogPoisonedError nothing more is written: open the store again. Every
-    method raises LogClosedError after `close`, TypeError for what is not bytes, and ValueError for
-    numbers that make no sense.
+    method raises LogClosedError after `close`, TypeError for what is not exactly bytes, int or bool
+    where it should be, and ValueError for numbers that make no sense; nothing is changed then.
     """
 
     def __init__(
@@ -120,26 +127,30 @@ class Store:
         sync_policy: SyncPolicy = SyncPolicy.SYNC,
         segment_bytes_max: int = SEGMENT_BYTES_MAX_DEFAULT,
         retention: RetentionPolicy | None = None,
-        archive_directory: Path | None = None,
+        archive_directory: Path | str | None = None,
         vfs: Vfs | None = None,
         now_ms: Callable[[], int] = _wall_clock_ms,
     ) -> Store:
         """Open a directory, or make it, and bring back all that it holds.
 
         Without a key provider the wrapping key is kept in the file `storage.key` inside; it should
-        be kept elsewhere if the directory is copied to where others can read it. Raises subclasses
-        of StorageError: DirectoryLockedError for one in use, ForeignFormatError for one that
-        belongs to a server, CorruptionError, KeyringError and others.
+        be kept elsewhere if the directory is copied to where others can read it. `now_ms` returns
+        Unix time in ms, an int. Raises subclasses of StorageError: DirectoryLockedError for one in
+        use, ForeignFormatError for one that belongs to a server, CorruptionError, KeyringError and
+        others.
         """
+        check_options(sync_policy, segment_bytes_max, retention)
+        opened_ms = now_ms()
+        check_time(opened_ms)
         options = EngineOptions(
             sync_policy=sync_policy,
             segment_bytes_max=segment_bytes_max,
             retention=RetentionPolicy() if retention is None else retention,
-            archive_directory=archive_directory,
+            archive_directory=None if archive_directory is None else Path(archive_directory),
         )
         vfs = RealVfs() if vfs is None else vfs
         engine = Engine.open(
-            Path(path), vfs=vfs, provider=key_provider, options=options, now_ms=now_ms()
+            Path(path), vfs=vfs, provider=key_provider, options=options, now_ms=opened_ms
         )
         try:
             keyspace, entry_ms = load(engine)
@@ -161,8 +172,7 @@ class Store:
 
     def get_many(self, *keys: bytes) -> list[bytes | None]:
         """Return the values of several keys at one moment."""
-        for key in keys:
-            check_bytes(key)
+        check_bytes(*keys)
         with self._lock:
             return list(self._keyspace.mget(keys, self._read_time()))
 
@@ -198,15 +208,10 @@ class Store:
         """
         if pattern is not None:
             check_bytes(pattern)
-        check_number(count)
-        cursor = 0
-        while True:
-            with self._lock:
-                page = self._keyspace.scan(cursor, pattern, count, self._read_time())
-            yield from page.keys
-            cursor = page.cursor
-            if cursor == 0:
-                return
+        check_number("count", count)
+        with self._lock:
+            self._read_time()
+        return self._scan(pattern, count)
 
     def __len__(self) -> int:
         """Return the number of keys, without a scan."""
@@ -246,8 +251,7 @@ class Store:
 
     def delete(self, *keys: bytes) -> int:
         """Remove keys; return how many there were."""
-        for key in keys:
-            check_bytes(key)
+        check_bytes(*keys)
         return cast("int", self._write(Del(keys))) if keys else 0
 
     def pop(self, key: bytes) -> bytes | None:
@@ -272,7 +276,7 @@ class Store:
     def expire(self, key: bytes, ttl_ms: int) -> bool:
         """Set the time to live of a key, 0 removes it; False if there is no such key."""
         check_bytes(key)
-        check_number(ttl_ms)
+        check_number("ttl_ms", ttl_ms)
         return self._write(Expire(key, ttl_ms)) is True
 
     def persist(self, key: bytes) -> bool:
@@ -282,8 +286,7 @@ class Store:
 
     def rename(self, source: bytes, destination: bytes) -> bool:
         """Move value and time to live to another key; False if there is no source."""
-        check_bytes(source)
-        check_bytes(destination)
+        check_bytes(source, destination)
         return self._write(Rename(source, destination)) is True
 
     def clear(self) -> None:
@@ -323,7 +326,7 @@ class Store:
                         return current.meta
                     # Each index has one snapshot; the one under the new key needs another.
                     self._append_marker()
-                meta = SnapshotMeta(self._last_index, 0, self._entry_ms, self._clock())
+                meta = SnapshotMeta(self._last_index, 0, self._entry_ms, self._read_clock())
                 writer = self._engine.create_snapshot(meta)
                 dump = self._keyspace.begin_dump()
             try:
@@ -378,7 +381,7 @@ class Store:
         timestamp_ms: int | None = None,
         key_provider: KeyProvider | None = None,
         target_key_provider: KeyProvider | None = None,
-        archive_directory: Path | None = None,
+        archive_directory: Path | str | None = None,
     ) -> int:
         """Make `target` a store that holds what a closed one held at a point; return its sequence.
 
@@ -386,6 +389,10 @@ class Store:
         target begins a new history. Without key providers the key files inside are used. Raises
         RestorePointError for a point out of reach, and other subclasses of StorageError.
         """
+        for name, number in (("sequence", sequence), ("timestamp_ms", timestamp_ms)):
+            if number is not None:
+                check_number(name, number)
+        archive = None if archive_directory is None else Path(archive_directory)
         vfs, source = RealVfs(), Path(source)
         result = restore(
             source,
@@ -396,7 +403,7 @@ class Store:
             target_provider=lambda path: (
                 target_key_provider or FileKeyProvider(path / KEY_FILE_NAME, vfs=vfs)
             ),
-            options=RestoreOptions(now_ms=_wall_clock_ms(), archive=archive_directory),
+            options=RestoreOptions(now_ms=_wall_clock_ms(), archive=archive),
         )
         return result.sequence
 
@@ -432,6 +439,16 @@ class Store:
     ) -> None:
         self.close()
 
+    def _scan(self, pattern: bytes | None, count: int) -> Iterator[bytes]:
+        cursor = 0
+        while True:
+            with self._lock:
+                page = self._keyspace.scan(cursor, pattern, count, self._read_time())
+            yield from page.keys
+            cursor = page.cursor
+            if cursor == 0:
+                return
+
     # Inside; whoever calls these holds the lock, unless told otherwise
 
     @property
@@ -441,8 +458,13 @@ class Store:
     def _read_time(self) -> int:
         if self._is_closed:
             raise LogClosedError("the store has been closed")
-        self._now_ms = max(self._now_ms, self._clock())
+        self._now_ms = max(self._now_ms, self._read_clock())
         return self._now_ms
+
+    def _read_clock(self) -> int:
+        now_ms = self._clock()
+        check_time(now_ms)
+        return now_ms
 
     def _write_time(self) -> int:
         self._check_usable()
@@ -470,18 +492,22 @@ class Store:
         log = self._engine.log
         last_index = log.last_index
         results: list[Result] = []
+        has_begun = False
         try:
             for part in parts:
-                log.append([self._batch_of(BatchKind.KEYSPACE, len(part), encode_commands(part))])
+                batch = self._batch_of(BatchKind.KEYSPACE, len(part), encode_for_log(part))
+                has_begun = True
+                log.append([batch])
             log.sync()
             for part in parts:
                 results += self._keyspace.apply(part, now_ms, want_results=True)
+            self._entry_ms = now_ms
         except BaseException as error:
             # Memory may be behind the log now, unless a batch was refused before all others.
-            if not isinstance(error, EntryTooLargeError) or log.last_index != last_index:
+            is_refused = isinstance(error, EntryTooLargeError) and log.last_index == last_index
+            if has_begun and not is_refused:
                 self._failure = error
             raise
-        self._entry_ms = now_ms
         return results
 
     def _batch_of(self, kind: int, count: int, payload: bytes) -> Batch:
@@ -496,7 +522,7 @@ class Store:
 
     def _append_marker(self) -> None:
         """Say in the log that it belongs to a store."""
-        self._now_ms = max(self._now_ms, self._clock())
+        self._now_ms = max(self._now_ms, self._read_clock())
         self._engine.log.append([self._batch_of(MARKER_KIND, 1, MARKER)])
         self._engine.log.sync()
         self._entry_ms = self._now_ms
@@ -519,7 +545,7 @@ class Store:
         info = writer.finish()
         with self._lock:
             self._engine.commit_snapshot(info)
-            self._engine.apply_retention(None, self._clock())
+            self._engine.apply_retention(None, self._read_clock())
 
     def _step_by_step(self, writer: DocumentWriter, walk: SortedWalk) -> Iterator[bytes]:
         """Return the pieces of a backup, taking the lock for each."""
