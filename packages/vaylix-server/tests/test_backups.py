@@ -174,21 +174,6 @@ async def test_bad_dumps_change_nothing(tmp_path: Path) -> None:
         assert await client.ask(vtp.Get(b"k")) == Value(b"v")
 
 
-async def test_none_of_them_is_for_transactions(tmp_path: Path) -> None:
-    async with serve_in_memory(tmp_path) as server:
-        client = await server.login()
-        await client.ask(vtp.Multi())
-        for command in (
-            vtp.Backup(),
-            vtp.BackupTo("x"),
-            vtp.BackupVerify("{}"),
-            vtp.Restore("{}"),
-            vtp.RestoreCheck("{}"),
-            vtp.Save(),
-        ):
-            assert code(await client.ask(command)) == "SRV-016"
-
-
 async def test_a_client_that_leaves_does_not_stop_its_restore(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         client = await server.login()

@@ -331,12 +331,7 @@ async def test_9a_requests_behind_auth_wait_for_its_answer(tmp_path: Path) -> No
         assert replies[1:] == [Ok(), Ok(), Value(b"v")]
 
 
-async def test_9b_only_ping_needs_no_session(tmp_path: Path) -> None:
-    async with serve_in_memory(tmp_path) as server:
-        stranger = await server.greet()
-        assert await stranger.ask(vtp.Ping(b"hi")) == Value(b"hi")
-        for command in (vtp.Get(b"k"), vtp.Multi(), vtp.Health(), vtp.Info(), vtp.Exec()):
-            assert code(await stranger.ask(command)) == "SRV-007"
+# Checks b (a session), d (maintenance), and g (permission) of every command are in test_rules.py.
 
 
 async def test_9c_an_old_transaction_is_dropped_by_the_next_request(tmp_path: Path) -> None:
@@ -355,55 +350,6 @@ async def test_9c_an_old_transaction_is_dropped_by_the_next_request(tmp_path: Pa
         assert (reply.code, reply.message) == ("SRV-034", "transaction expired after 1 seconds")
         assert code(await client.ask(vtp.Exec())) == "SRV-015"
         assert await client.ask(vtp.Get(b"k")) == vtp.NotFound()
-
-
-MAINTENANCE_SAFE: tuple[vtp.Command, ...] = (
-    vtp.Ping(),
-    vtp.Get(b"k"),
-    vtp.Exists(b"k"),
-    vtp.GetEx(b"k"),
-    vtp.MGet((b"k",)),
-    vtp.Ttl(b"k"),
-    vtp.Scan(0),
-    vtp.DbSize(),
-    vtp.Count(),
-    vtp.List(),
-    vtp.Info(),
-    vtp.Metrics(),
-    vtp.MetricsProm(),
-    vtp.WhoAmI(),
-    vtp.Health(),
-)
-MAINTENANCE_REFUSED: tuple[vtp.Command, ...] = (
-    vtp.Set(b"k", b"v"),
-    vtp.SetNx(b"k", b"v"),
-    vtp.Del((b"k",)),
-    vtp.MSet(((b"k", b"v"),)),
-    vtp.Incr(b"k"),
-    vtp.Decr(b"k"),
-    vtp.Expire(b"k", 1),
-    vtp.Persist(b"k"),
-    vtp.GetDel(b"k"),
-    vtp.GetEx(b"k", None, True),
-    vtp.GetEx(b"k", vtp.Expiration(vtp.TimeUnit.SECONDS, 1)),
-    vtp.Rename(b"k", b"l"),
-    vtp.RenameNx(b"k", b"l"),
-    vtp.Clear(),
-    vtp.Multi(),
-    vtp.Exec(),
-)
-
-
-async def test_9d_in_maintenance_only_what_is_safe_passes(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o700)
-    (tmp_path / "data" / "maintenance.mode").write_text("maintenance=on\n", encoding="utf-8")
-    async with serve_in_memory(tmp_path) as server:
-        client = await server.login()
-        for command in MAINTENANCE_SAFE:
-            assert not isinstance(await client.ask(command), ErrorReply), command
-        for command in MAINTENANCE_REFUSED:
-            assert code(await client.ask(command)) == "SRV-033", command
-        assert (b"maintenance_mode", b"true") in await entries(client, vtp.Health())
 
 
 async def test_9e_a_standalone_node_takes_writes(tmp_path: Path) -> None:
