@@ -1,4 +1,4 @@
-"""What a snapshot and a backup of a million keys cost the requests that run meanwhile."""
+"""What a snapshot, a backup and a CLEAR of a million keys cost the requests that run meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from _load import Figures, Target, build_load_generator, put_load, start_server
 
-from vaylix_protocol import BackupTo, Command, Ok, Save, Set
+from vaylix_protocol import BackupTo, Clear, Command, Ok, Save, Set
 from vaylix_server.testing import SocketClient
 
 SHAPE = (50, 1)
@@ -26,9 +26,10 @@ def main() -> None:
         binary = build_load_generator(directory)
         server, target = start_server(directory)
         try:
-            put_load(binary, target, (50, 64), "fill", keys=keys, seconds=0)
+            filling = put_load(binary, target, (50, 64), "fill", keys=keys, seconds=0)
             print("| meanwhile | op | /s | p99 ms | longest ms | it took s |")
             print("| --- | --- | --- | --- | --- | --- |")
+            print(row("growing to all keys", "set", filling, []))
             for what, command in (
                 ("nothing", None),
                 ("SAVE", Save()),
@@ -36,6 +37,9 @@ def main() -> None:
             ):
                 for workload in ("get", "set"):
                     print(row(what, workload, *measure(binary, target, keys, workload, command)))
+            # The first CLEAR meets all keys.
+            print(row("CLEAR", "get", *measure(binary, target, keys, "get", Clear())))
+            put_load(binary, target, (50, 64), "fill", keys=keys, seconds=0)
         finally:
             started = time.monotonic()
             server.terminate()
