@@ -1,5 +1,5 @@
 """`python -m vaylix_server` is the `vaylix` command."""
 
-from vaylix_server.cli import main
+from vaylix_server.entry import main
 
 main()
