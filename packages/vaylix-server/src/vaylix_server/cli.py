@@ -2,6 +2,7 @@
 
 Exit codes: 0 after a clean stop, 1 when the server cannot start or its log has failed, 2 for a
 usage error. A start that fails is one line on standard error, a usage error names the help, too.
+Those of the tools are listed in `tools._common`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from vaylix_server.app import run_server
-from vaylix_server.errors import ServerError, SettingsError
+from vaylix_server.errors import ServerError, SettingsError, refusal
 from vaylix_server.settings import Settings, Switch, flag_of, settings_from_text, variable_of
-from vaylix_server.tools import keys, pitr, storage
+from vaylix_server.tools import OutputError, keys, pitr, storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,10 @@ def _serve(ctx: click.Context, /, **given: str | bool | None) -> None:
     except ServerError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_FAILURE)
+    except OSError as error:
+        # Not even an event loop could be made.
+        click.echo(str(refusal(error)), err=True)
+        sys.exit(EXIT_FAILURE)
 
 
 def root_command() -> click.Group:
@@ -105,4 +110,20 @@ def root_command() -> click.Group:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; `arguments` defaults to those of the process. Always raises SystemExit."""
-    root_command().main(args=None if arguments is None else list(arguments), prog_name="vaylix")
+    words = None if arguments is None else list(arguments)
+    try:
+        root_command().main(args=words, prog_name="vaylix")
+    except OutputError as error:
+        _end_without_output(error)
+    except OSError as error:
+        if error.filename is None:
+            # Help was asked for, which click writes by itself.
+            _end_without_output(OutputError(error))
+        click.echo(str(refusal(error)), err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+def _end_without_output(error: OutputError) -> NoReturn:
+    if not error.is_closed_pipe:
+        click.echo(str(error), err=True)
+    sys.exit(error.exit_code)

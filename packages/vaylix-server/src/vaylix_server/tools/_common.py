@@ -1,11 +1,13 @@
 """What the offline tools share: their options, how they report errors, and how they show progress.
 
-Exit codes: 0 good, 1 failure, 2 usage, 8 corrupt. An error is one line on standard error, with
-code, name, cause and remedy; results go to standard output.
+Exit codes: 0 good, 1 failure, 2 usage, 8 corrupt, 130 interrupted, 141 when nobody reads the
+results any more. An error is one line on standard error, with code, name, cause and remedy;
+results go to standard output.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vaylix_protocol import ErrorCode
 from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE, key_provider
 from vaylix_server.errors import refusal
 from vaylix_storage import RealVfs
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EXIT_CORRUPT",
     "EXIT_FAILURE",
+    "OutputError",
     "data_dir_option",
+    "emit",
     "errors_reported",
     "free_bytes",
     "key_options",
@@ -45,7 +50,31 @@ __all__ = [
 
 EXIT_FAILURE = 1
 EXIT_CORRUPT = 8
+# What shells make of a process that SIGPIPE has ended.
+_EXIT_CLOSED_PIPE = 141
 _LINE_SECONDS = 3.0
+
+
+class OutputError(Exception):
+    """Standard output cannot be written; `exit_code` is what the tool ends with."""
+
+    def __init__(self, cause: OSError) -> None:
+        code = ErrorCode.CLI_003
+        what = (
+            f"standard output cannot be written: {cause.strerror}; "
+            "make room, or send it somewhere else"
+        )
+        super().__init__(code.describe(code.message(err=what)))
+        self.is_closed_pipe = cause.errno == errno.EPIPE
+        self.exit_code = _EXIT_CLOSED_PIPE if self.is_closed_pipe else EXIT_FAILURE
+
+
+def emit(result: str | bytes) -> None:
+    """Write a line to standard output. Raises OutputError; OSError would mean the directory."""
+    try:
+        click.echo(result)
+    except OSError as error:
+        raise OutputError(error) from error
 
 
 def data_dir_option(command: _F) -> _F:

@@ -14,6 +14,7 @@ import msgspec
 from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE
 from vaylix_server.tools._common import (
     data_dir_option,
+    emit,
     errors_reported,
     key_options,
     now_ms,
@@ -183,18 +184,18 @@ def _new_provider(
 
 def _show(status: KeyStatus, output: str) -> None:
     if output == "json":
-        click.echo(msgspec.json.encode(status))
+        emit(msgspec.json.encode(status))
         return
     for key in status.keys:
         made = datetime.fromtimestamp(key.created_at_ms / 1000, UTC).isoformat(timespec="seconds")
         what = "active" if key.is_active else "in use" if key.is_in_use else "not needed"
         age = max(now_ms() - key.created_at_ms, 0) // 86_400_000
-        click.echo(
+        emit(
             f"{key.key_id} {what:<10} made {made}, {age} days ago, wrapped by "
             f"{', '.join(key.providers)}, named by {len(key.used_by)} files"
         )
     for key_id in status.dropped:
-        click.echo(f"{key_id} dropped")
+        emit(f"{key_id} dropped")
     for finding in status.loose_modes:
         click.echo(f"warning: {finding}", err=True)
     sys.stdout.flush()

@@ -14,6 +14,7 @@ from vaylix_server.machine import cut_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
     data_dir_option,
+    emit,
     errors_reported,
     free_bytes,
     key_options,
@@ -96,10 +97,10 @@ def inspect_command(
             "problems": history.problems,
             "notes": history.notes,
         }
-        click.echo(msgspec.json.encode(details))
+        emit(msgspec.json.encode(details))
     else:
         for line in report.lines():
-            click.echo(line)
+            emit(line)
         _show_window(window)
         _show_parts(history)
     sys.exit(EXIT_CORRUPT if history.problems else 0)
@@ -224,18 +225,18 @@ def _show(result: RestoreResult, output: str, provider: KeyProvider) -> None:
         values = report.values()
         if output == "text":
             for line in report.lines():
-                click.echo(line)
+                emit(line)
     if output == "json":
         restored = msgspec.to_builtins(result, enc_hook=_plain)
-        click.echo(msgspec.json.encode({"restore": restored, "values": values}))
+        emit(msgspec.json.encode({"restore": restored, "values": values}))
 
 
 def _show_window(window: Window) -> None:
-    click.echo(f"earliest_sequence={window.earliest}")
-    click.echo(f"earliest_timestamp_ms={window.earliest_timestamp_ms}")
-    click.echo(f"latest_sequence={window.latest}")
-    click.echo(f"latest_timestamp_ms={window.latest_timestamp_ms}")
-    click.echo(f"unconfirmed_entries={window.unconfirmed}")
+    emit(f"earliest_sequence={window.earliest}")
+    emit(f"earliest_timestamp_ms={window.earliest_timestamp_ms}")
+    emit(f"latest_sequence={window.latest}")
+    emit(f"latest_timestamp_ms={window.latest_timestamp_ms}")
+    emit(f"unconfirmed_entries={window.unconfirmed}")
     since = "the beginning"
     if window.earliest:
         since = _time(window.earliest_timestamp_ms)

@@ -13,6 +13,7 @@ from vaylix_server.machine import describe_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
     data_dir_option,
+    emit,
     errors_reported,
     free_bytes,
     key_options,
@@ -95,7 +96,7 @@ def repair_command(
             progress=progress(),
         )
     if output == "json":
-        click.echo(result.as_json())
+        emit(result.as_json())
     else:
         _show(result.verification, output)
     sys.exit(EXIT_CORRUPT if result.verification.state is State.CORRUPT else 0)
@@ -123,7 +124,7 @@ def copy_command(
             progress=progress(),
         )
     if output == "json":
-        click.echo(result.as_json())
+        emit(result.as_json())
         return
     _show(result.verification, output)
     if not result.has_key:
@@ -156,10 +157,10 @@ def migrate_command(data_dir: Path, key_provider: str, key_file: Path | None, ou
             progress=progress(),
         )
     if output == "json":
-        click.echo(msgspec.json.encode({"migration": report, "values": found.report.values()}))
+        emit(msgspec.json.encode({"migration": report, "values": found.report.values()}))
         return
     for line in found.report.lines():
-        click.echo(line)
+        emit(line)
     original = "" if report.original is None else f"; the original is kept in {report.original}"
     click.echo(f"{report.outcome.value}: {report.key_count} keys{original}", err=True)
 
@@ -183,7 +184,7 @@ def dump_command(
             live=live,
         ):
             is_damaged |= isinstance(record, DumpDamage)
-            click.echo(msgspec.json.encode(record) if as_json else str(record))
+            emit(msgspec.json.encode(record) if as_json else str(record))
     sys.exit(EXIT_CORRUPT if is_damaged else 0)
 
 
@@ -193,11 +194,11 @@ def _decode(batch: Batch) -> list[JsonValue]:
 
 def _show(found: Verification, output: str) -> None:
     if output == "json":
-        click.echo(found.as_json())
+        emit(found.as_json())
         return
     for line in found.report.lines():
-        click.echo(line)
-    click.echo(f"state={found.state.value}")
+        emit(line)
+    emit(f"state={found.state.value}")
     if found.left_out is not None:
         left = found.left_out
         click.echo(
