@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import File, Lock, Vfs
     from vaylix_storage.offline.progress import Progress
 
-__all__ = ["MeteredVfs", "PlannedVfs", "ReadOnlyVfs", "RenamedVfs"]
+__all__ = ["ContentFile", "CutFile", "MeteredVfs", "PlannedVfs", "ReadOnlyVfs", "RenamedVfs"]
 
 
 class ReadOnlyVfs:
@@ -179,7 +179,7 @@ class MeteredVfs(ReadOnlyVfs):
         self._progress(self._what, min(self._done, max(self._total - 1, 0)), self._total)
 
 
-class _Content(_Unwritable):
+class ContentFile(_Unwritable):
     """What a small file would hold, as an open file."""
 
     __slots__ = ("_content",)
@@ -197,7 +197,7 @@ class _Content(_Unwritable):
         pass
 
 
-class _CutFile(_ReadFile):
+class CutFile(_ReadFile):
     """The first bytes of a file."""
 
     __slots__ = ("_limit",)
@@ -278,10 +278,10 @@ class PlannedVfs(ReadOnlyVfs):
     def open(self, path: Path) -> File:
         """Open a file as it would be."""
         if path in self._put:
-            return _Content(self._put[path])
+            return ContentFile(self._put[path])
         if path in self._cut:
             source, limit = self._cut[path]
-            return _CutFile(super().open(source), limit)
+            return CutFile(super().open(source), limit)
         if path in self._removed:
             raise FileNotFoundError(errno.ENOENT, "would be removed", str(path))
         return super().open(path)

@@ -18,6 +18,7 @@ from vaylix_storage._keyring import Keyring
 from vaylix_storage.commands import decode_commands
 from vaylix_storage.errors import FileSystemError, StorageError
 from vaylix_storage.offline._layout import KEYRING_NAME, WAL_NAME
+from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import ReadOnlyVfs
 from vaylix_storage.offline._segments import SegmentWalk, read_segments
 from vaylix_storage.offline.verify import check_is_directory, lock_for_reading
@@ -147,15 +148,16 @@ def dump_log(
 
     `decode` returns one value for each entry of a batch, or one for all of it; when it raises
     ValueError or StorageError, the text of that is shown. Raises what `verify_directory` raises,
-    but damage of the log is a record. With `live`, another process may use the directory, and the
-    end may be missing.
+    but damage of the log is a record. With `live`, another process may use the directory, and what
+    it wrote after this began is missing.
     """
     read_only = ReadOnlyVfs(vfs)
     try:
         check_is_directory(path, read_only)
         lock = None if live else lock_for_reading(path, read_only)
         try:
-            yield from _dump(path, read_only, provider, decode)
+            view = MomentVfs(path, read_only) if live else read_only
+            yield from _dump(path, view, provider, decode)
         finally:
             if lock is not None:
                 lock.release()

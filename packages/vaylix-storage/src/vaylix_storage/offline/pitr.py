@@ -42,6 +42,7 @@ from vaylix_storage.errors import (
     RestorePointError,
     StorageError,
 )
+from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import MeteredVfs, ReadOnlyVfs
 from vaylix_storage.offline._restored_target import REPORT_NAME, RestoreTarget
 from vaylix_storage.offline.history import History, Interval, PastSnapshot, read_history
@@ -184,7 +185,8 @@ def inspect(
         looks -= 1
         try:
             with _reading(path, vfs, live=live):
-                return _read(path, vfs, provider, archive, progress, check_snapshots=True)
+                view = MomentVfs(path, ReadOnlyVfs(vfs)) if live else vfs
+                return _read(path, view, provider, archive, progress, check_snapshots=True)
         except (CorruptionError, FileSystemError):
             # In use, a file may be renamed or removed between two calls.
             if not looks:

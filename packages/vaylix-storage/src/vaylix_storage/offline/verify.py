@@ -5,8 +5,8 @@ opens, and what this calls corrupt does not, or holds something that a later nee
 as an older snapshot. When `recover` refuses, every segment is read alone to find the rest.
 
 The directory is locked against writers meanwhile, without creating anything. With `live` it is not:
-then another process may use it. The newest segment grows while it is read, files get other names,
-retention removes some; so damage is believed only if it is still there after another look.
+then another process may use it. So what is examined is the directory as it was at one moment
+(`_moment`), and damage is believed only if it is still there at another.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._directory import older_format_names
 from vaylix_storage._staging import migrate_command, refuse_unfinished
 from vaylix_storage.errors import (
@@ -30,11 +31,10 @@ from vaylix_storage.errors import (
 from vaylix_storage.offline._examination import Examination, LeftOut, Problem
 from vaylix_storage.offline._layout import (
     IDENTITY_NAME,
-    MANIFEST_NAME,
     SNAPSHOTS_NAME,
     WAL_NAME,
-    read_small,
 )
+from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import MeteredVfs, ReadOnlyVfs
 from vaylix_storage.offline.progress import Progress, no_progress
 from vaylix_storage.offline.report import StorageReport
@@ -190,33 +190,30 @@ def examine(
 
 
 def _examine_live(path: Path, vfs: Vfs, provider: KeyProvider, progress: Progress) -> Verification:
-    """Look again when what was found may be due to changes meanwhile."""
+    """Look again at damage; it is believed once it is seen in the same place again."""
+    seen: set[tuple[Path, int | None]] = set()
     look = 0
     while True:
         look += 1
-        before = _fingerprint(path, vfs)
+        moment = MomentVfs(path, vfs)
         try:
-            found = examine(path, vfs, provider, progress)
-        except (FileNotFoundError, FileSystemError):
-            # Something was renamed or removed between two calls.
-            if look == _LOOKS_MAX:
-                raise
-            continue
-        is_quiet = _fingerprint(path, vfs) == before
-        if found.state is not State.CORRUPT or look == _LOOKS_MAX or (is_quiet and look > 1):
+            found = examine(path, moment, provider, progress)
+        finally:
+            moment.close()
+        places = {_place(problem) for problem in found.problems}
+        if not places or places & seen or look == _LOOKS_MAX:
             break
+        seen = places
     if found.state is State.TORN:
         found = msgspec.structs.replace(found, state=State.CLEAN, left_out=None)
     return msgspec.structs.replace(found, notes=(*found.notes, _LIVE_NOTE))
 
 
-def _fingerprint(path: Path, vfs: Vfs) -> tuple[object, ...]:
-    """Return what is different after each change but an append."""
-    names = []
-    for directory in (path, path / WAL_NAME, path / SNAPSHOTS_NAME):
-        with suppress(FileNotFoundError):
-            names.append(tuple(vfs.list_directory(directory)))
-    return (*names, read_small(path / MANIFEST_NAME, vfs))
+def _place(problem: Problem) -> tuple[Path, int | None]:
+    """Return where a problem is, also if its segment gets another name."""
+    parsed = parse_segment_name(problem.path.name)
+    path = problem.path if parsed is None else problem.path.with_name(str(parsed[0]))
+    return path, problem.offset
 
 
 def bytes_to_read(path: Path, vfs: Vfs) -> int:
