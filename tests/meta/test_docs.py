@@ -38,9 +38,34 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", dataclasses.fields(Settings), ids=lambda field: field.name)
-def test_every_flag_is_in_the_readme_of_the_server(setting: dataclasses.Field[object]) -> None:
-    readme = (ROOT / "packages" / "vaylix-server" / "README.md").read_text(encoding="utf-8")
-    assert f"`{flag_of(setting.name)}`" in readme
+def test_every_flag_has_its_row_in_the_readme_of_the_server(
+    setting: dataclasses.Field[object],
+) -> None:
+    tables = tables_of(ROOT / "packages" / "vaylix-server" / "README.md")
+    flag = f"`{flag_of(setting.name)}`"
+    rows = [row for table in tables for row in table if row[0] == flag]
+    assert len(rows) == 1
+    assert rows[0][2].startswith(setting.metadata["help"].removesuffix("."))
+
+
+def tables_of(path: Path) -> list[list[list[str]]]:
+    """Return the tables of a document, each a list of rows of cells; code blocks are none."""
+    prose = re.sub(
+        r"^ *```.*?^ *```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return [
+        [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()]
+        for table in re.findall(r"(?:^\|.*\n)+", prose, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_row_stands_twice_and_each_has_as_many_cells_as_its_head(path: Path) -> None:
+    tables = tables_of(path)
+    for table in tables:
+        assert len({len(row) for row in table}) == 1, table
+    flags = [row[0] for table in tables for row in table if row[0].startswith("`--")]
+    assert len(flags) == len(set(flags))
 
 
 def test_every_hook_is_in_the_readme_of_the_server_and_has_an_example() -> None:
