@@ -225,58 +225,7 @@ async def test_7_set_may_end_before_its_version_flag(tmp_path: Path) -> None:
         assert await client.ask(vtp.Get(b"k")) == Value(b"v")
 
 
-KEY = b"k" * 1024
-VALUE = b"v" * 262_144
-
-
-@pytest.mark.parametrize(
-    ("fits", "exceeds"),
-    [
-        (vtp.Get(KEY), vtp.Get(KEY + b"k")),
-        (vtp.Set(KEY, VALUE), vtp.Set(KEY + b"k", b"")),
-        (vtp.Set(b"k", VALUE), vtp.Set(b"k", VALUE + b"v")),
-        (vtp.SetNx(b"k", VALUE), vtp.SetNx(b"k", VALUE + b"v")),
-        (vtp.MSet(((b"k", VALUE),)), vtp.MSet(((b"k", VALUE + b"v"),))),
-        (vtp.MSet(((KEY, b""),)), vtp.MSet(((KEY + b"k", b""),))),
-        (vtp.MGet((b"k",) * 256), vtp.MGet((b"k",) * 257)),
-        (vtp.Del((b"k",) * 256), vtp.Del((b"k",) * 257)),
-        (vtp.MSet(((b"k", b""),) * 256), vtp.MSet(((b"k", b""),) * 257)),
-        (vtp.Rename(KEY, KEY), vtp.Rename(b"k", KEY + b"k")),
-        (vtp.Scan(0, KEY.decode()), vtp.Scan(0, KEY.decode() + "k")),
-        (vtp.Ping(b"x" * 300_000), vtp.CreateUser("u" * 1025, "long enough 1")),
-        (vtp.Ping(), vtp.ClusterJoin("n", "a" * 262_145)),
-    ],
-    ids=[
-        "key of GET",
-        "key of SET",
-        "value of SET",
-        "value of SETNX",
-        "value of MSET",
-        "key of MSET",
-        "keys of MGET",
-        "keys of DEL",
-        "pairs of MSET",
-        "destination of RENAME",
-        "pattern of SCAN",
-        "user name",
-        "address",
-    ],
-)
-async def test_8_only_more_than_a_quota_is_refused(
-    tmp_path: Path, fits: vtp.Command, exceeds: vtp.Command
-) -> None:
-    async with serve_in_memory(tmp_path) as server:
-        client = await server.login()
-        assert not isinstance(await client.ask(fits), ErrorReply)
-        assert code(await client.ask(exceeds)) == "SRV-013"
-
-
-async def test_8_quotas_come_before_authentication(tmp_path: Path) -> None:
-    async with serve_in_memory(tmp_path) as server:
-        stranger = await server.greet()
-        assert code(await stranger.ask(vtp.Get(KEY + b"k"))) == "SRV-013"
-        assert code(await stranger.ask(vtp.Get(KEY))) == "SRV-007"
-        assert code(await stranger.ask(vtp.Auth("u" * 1025, ""))) == "SRV-013"
+# Step 8, the quotas of every field of every command, is in test_quotas.py.
 
 
 # Step 9: command processing.
