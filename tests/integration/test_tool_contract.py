@@ -22,7 +22,7 @@ from vaylix_server.testing import ServerProcess
 from vaylix_storage import Batch, BatchKind, Engine, FileKeyProvider, HardState, RealVfs
 
 FIXTURES = Path(__file__).parents[2] / "packages/vaylix-storage/tests/data/format3"
-GOOD, DAMAGED = FIXTURES / "b_snapshot_and_wal", FIXTURES / "g_flipped_bit_sealed"
+GOOD = FIXTURES / "b_snapshot_and_wal"
 TWELVE = [
     "snapshot_present",
     "storage_format_version",
@@ -49,6 +49,33 @@ TOOLS = {
     "keys rewrap": "keys",
     "pitr inspect": "segments",
     "pitr restore": "restore",
+}
+# Files that can be lost or damaged, of this format and of 0.9.
+FILES = {
+    "snapshot": "snapshots/*.snapshot",
+    "manifest": "manifest.bin",
+    "segment": "wal/closed-*.wal",
+    "keyring": "keyring.bin",
+}
+OLD_FILES = {
+    "snapshot": "snapshot.bin",
+    "manifest": "manifest.bin",
+    "segment": "wal/22-27.wal",
+    "keyring": "keyring.bin",
+}
+# What a tool does without. A dump shows the log alone. Keys are told and changed by the headers of
+# the files that are there, and one that is not needs no key; what it held is for `verify` to miss.
+NOT_NEEDED = {
+    ("storage dump", "snapshot", "lost"),
+    ("storage dump", "snapshot", "damaged"),
+    ("storage dump", "manifest", "lost"),
+    ("storage dump", "manifest", "damaged"),
+    ("keys", "snapshot", "lost"),
+    ("keys", "manifest", "lost"),
+    ("keys", "segment", "lost"),
+    # The manifest of 0.9 says no more than the snapshot itself.
+    ("storage migrate", "manifest", "lost"),
+    ("storage migrate", "manifest", "damaged"),
 }
 # Those that read or write all the data, and what they are doing meanwhile.
 LONG_WORK = {
@@ -99,6 +126,30 @@ def data(written: Path, tmp_path: Path) -> Path:
     return shutil.copytree(written, tmp_path / "data")
 
 
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one snapshot, the entries behind it, and nothing else."""
+    path = tmp_path_factory.mktemp("pruned") / "data"
+    little = ("--wal-retain-segments=0", "--snapshot-retain=1")
+    with ServerProcess(path, *little) as server, server.admin() as client:
+        assert client.ask(vtp.Set(b"first", b"value")) == vtp.Ok()
+        assert client.ask(vtp.Save()) == vtp.Ok()
+        assert client.ask(vtp.Set(b"last", b"value")) == vtp.Ok()
+    return path
+
+
+def spoil(data: Path, pattern: str, how: str) -> Path:
+    """Take the newest of some files away, or flip a bit in its header, and return its path."""
+    path = max(data.glob(pattern))
+    if how == "lost":
+        path.unlink()
+        return path
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    return path
+
+
 def call(tool: str, data: Path, *flags: str) -> list[str]:
     """Return a call of a tool, with a target that is not there yet where it needs one."""
     target = f"--target-dir={data.parent / f'target{len(list(data.parent.iterdir()))}'}"
@@ -145,25 +196,91 @@ def test_wrong_usage_ends_with_2(tool: str, data: Path, run: Run) -> None:
     assert run(*tool.split()).code == 2, "a directory has to be named"
 
 
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+@pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_corrupt_data_end_with_8_and_the_place(
-    tool: str, data: Path, tmp_path: Path, run: Run
+    tool: str, kind: str, how: str, pruned: Path, tmp_path: Path, run: Run
 ) -> None:
-    (damaged,) = data.glob("wal/closed-*.wal")
-    if tool == "storage migrate":
-        data = shutil.copytree(DAMAGED, tmp_path / "old")
-        damaged = data / "wal"
-    else:
-        # Those for keys read no more than the header.
-        place = 40 if tool.startswith("keys") else 300
-        content = bytearray(damaged.read_bytes())
-        content[place] ^= 1
-        damaged.write_bytes(content)
+    is_old = tool == "storage migrate"
+    data = shutil.copytree(GOOD if is_old else pruned, tmp_path / "data")
+    damaged = spoil(data, (OLD_FILES if is_old else FILES)[kind], how)
     result = run(*call(tool, data))
+    group = "keys" if tool.startswith("keys ") else tool
+    if (group, kind, how) in NOT_NEEDED:
+        assert result.code == 0, result
+        return
+    if (tool, kind, how) == ("storage migrate", "keyring", "damaged"):
+        # It has no checksum in 0.9, so it could as well be that of another directory.
+        assert (result.code, damaged.name in result.err) == (1, True)
+        return
     assert result.code == 8, result
-    said = result.out if tool == "storage dump" else result.err
-    assert str(damaged) in said
+    said = result.out if tool == "storage dump" and kind == "segment" else result.err
+    if how == "lost" and kind in {"segment", "manifest"}:
+        # Nobody knows the name of what was there: it is missing beside others, or the beginning is.
+        damaged = data / "wal"
+    # Of a keyring of 0.9 that is lost, the file that needs it is the place.
+    assert (damaged.name if is_old and kind == "keyring" else str(damaged)) in said
     assert "byte" in said
+    assert any(remedy in said for remedy in ("restore", "bring", "take this file away", "repair"))
+    assert not list(tmp_path.glob("target*")), "nothing was made of it"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_log_that_is_whole_needs_neither_snapshot_nor_manifest(
+    tool: str, data: Path, run: Run
+) -> None:
+    """They are a short cut then: what is lost is said, and no more needed than it is."""
+    if tool == "storage migrate":
+        return
+    (data / "manifest.bin").unlink()
+    assert run(*call(tool, data)).code == 0
+    if tool in {"storage verify", "storage repair"}:
+        assert "the manifest does not name it" in run(*call(tool, data)).err
+
+
+def test_a_restore_does_without_a_lost_snapshot_and_says_so(data: Path, run: Run) -> None:
+    lost = max((data / "snapshots").iterdir(), key=lambda path: int(path.stem))
+    lost.unlink()
+    result = run(
+        *("pitr", "restore", f"--source-dir={data}", f"--target-dir={data.parent / 'target'}"),
+        f"--to-sequence={lost.stem}",
+    )
+    assert result.code == 0, result.err
+    assert f"not of use: {lost}: the snapshot is missing" in result.err
+    assert values(result.out)["newest_sequence"] == lost.stem
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_without_its_only_snapshot_inspect_says_that_there_is_no_window(
+    how: str, pruned: Path, tmp_path: Path, run: Run
+) -> None:
+    data = shutil.copytree(pruned, tmp_path / "data")
+    snapshot = spoil(data, "snapshots/*.snapshot", how)
+    text = run("pitr", "inspect", f"--data-dir={data}")
+    assert text.code == 8
+    found = values(text.out)
+    ends = ("earliest_sequence", "earliest_timestamp_ms", "latest_sequence", "latest_timestamp_ms")
+    assert [found[name] for name in ends] == ["none"] * 4
+    assert f"not of use: {snapshot}" in text.err
+    assert "window: none, no point can be restored" in text.err
+    assert "bring back" in text.err
+    # What the manifest and the log still prove.
+    assert f"lost snapshot {snapshot.stem} of 20" in text.err
+    last = int(found["newest_sequence"])
+    assert f"entries up to {last}" in text.err
+    details = json.loads(run("pitr", "inspect", f"--data-dir={data}", "--output=json").out)
+    assert details["window"] is None
+    assert [part["meta"]["index"] for part in details["lost_snapshots"]] == [int(snapshot.stem)]
+    for sequence in (1, int(snapshot.stem), last, last + 1):
+        restored = run(
+            *("pitr", "restore", f"--source-dir={data}", f"--target-dir={tmp_path / 'target'}"),
+            f"--to-sequence={sequence}",
+        )
+        assert restored.code == 8, restored
+        assert str(snapshot) in restored.err
+        assert "the window is" not in restored.err
+        assert len(restored.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

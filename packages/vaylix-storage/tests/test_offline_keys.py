@@ -75,7 +75,9 @@ def test_a_key_that_only_the_archive_needs_stays() -> None:
     # What is lost now is said, and what is not lost is there.
     history = inspect(SOURCE, vfs=vfs, provider=provider, archive=ARCHIVE)
     assert history.problems
-    assert window_of(history).latest == 36
+    window = window_of(history)
+    assert window is not None
+    assert window.latest == 36
     restore_to(vfs, Point(sequence=36), force=True)
     assert state_of(vfs, TARGET) == writer.states[36]
 

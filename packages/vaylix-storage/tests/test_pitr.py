@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vaylix_storage import Batch, BatchKind, HardState
 from vaylix_storage.errors import CorruptionError, DirectoryLockedError, RestorePointError
-from vaylix_storage.offline import Point, RestoreOptions, inspect, restore, window_of
+from vaylix_storage.offline import Point, RestoreOptions, Window, inspect, restore, window_of
 from vaylix_storage.offline.history import History
 from vaylix_storage.offline.past_testing import (
     ARCHIVE,
@@ -67,13 +67,20 @@ def test_a_time_means_the_last_entry_at_or_before_it() -> None:
         assert state_of(vfs, TARGET) == writer.states[index]
 
 
+def reach_of(history: History) -> Window:
+    """Return the window, which there has to be."""
+    window = window_of(history)
+    assert window is not None
+    return window
+
+
 def test_the_window_is_read_from_the_records() -> None:
     vfs = MemoryVfs()
     small_history(vfs)
     provider = provider_of(vfs, SOURCE)
-    whole = window_of(inspect(SOURCE, vfs=vfs, provider=provider, archive=ARCHIVE))
+    whole = reach_of(inspect(SOURCE, vfs=vfs, provider=provider, archive=ARCHIVE))
     assert (whole.earliest, whole.latest, whole.latest_timestamp_ms) == (0, 24, 80)
-    alone = window_of(inspect(SOURCE, vfs=vfs, provider=provider))
+    alone = reach_of(inspect(SOURCE, vfs=vfs, provider=provider))
     assert alone.earliest == 18
     with pytest.raises(RestorePointError, match="18 to 24"):
         restore(
@@ -129,7 +136,7 @@ def unconfirmed_history(vfs: MemoryVfs) -> PastWriter:
 def test_what_is_not_known_to_be_committed_is_restored_only_when_asked_for() -> None:
     vfs = MemoryVfs()
     unconfirmed_history(vfs)
-    window = window_of(inspect(SOURCE, vfs=vfs, provider=provider_of(vfs, SOURCE)))
+    window = reach_of(inspect(SOURCE, vfs=vfs, provider=provider_of(vfs, SOURCE)))
     assert (window.latest, window.unconfirmed) == (3, 1)
     with pytest.raises(RestorePointError, match="include-unconfirmed"):
         restore_to(vfs, Point(sequence=4))
@@ -144,7 +151,7 @@ def test_what_is_not_known_to_be_committed_is_restored_only_when_asked_for() -> 
     engine = open_engine(vfs, TARGET)
     engine.log.append([noop(5)])
     engine.close()
-    window = window_of(inspect(TARGET, vfs=vfs, provider=provider_of(vfs, TARGET)))
+    window = reach_of(inspect(TARGET, vfs=vfs, provider=provider_of(vfs, TARGET)))
     assert (window.latest, window.unconfirmed) == (5, 0)
 
 
@@ -361,12 +368,12 @@ def test_a_directory_in_use_can_be_inspected_but_not_restored() -> None:
     small_history(vfs)
     before = files_below(vfs, SOURCE)
     calls = vfs.call_count
-    assert window_of(history_of(vfs)).latest == 24
+    assert reach_of(history_of(vfs)).latest == 24
     assert vfs.call_count == calls
     assert files_below(vfs, SOURCE) == before
     engine = open_engine(vfs)
     calls = vfs.call_count
-    assert window_of(history_of(vfs, live=True)).latest == 24
+    assert reach_of(history_of(vfs, live=True)).latest == 24
     assert vfs.call_count == calls
     with pytest.raises(DirectoryLockedError, match="vaylix storage copy"):
         history_of(vfs)

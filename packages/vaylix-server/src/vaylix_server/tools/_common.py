@@ -21,7 +21,7 @@ from vaylix_protocol import ErrorCode
 from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE, key_provider
 from vaylix_server.errors import refusal
 from vaylix_storage import RealVfs
-from vaylix_storage.errors import CorruptionError, StorageError
+from vaylix_storage.errors import CorruptionError, LostKeyringError, StorageError
 from vaylix_storage.offline import RateLimited
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def errors_reported() -> Iterator[None]:
     """End the process with one line for an error of the storage."""
     try:
         yield
-    except CorruptionError as error:
+    except (CorruptionError, LostKeyringError) as error:
         click.echo(str(refusal(error)), err=True)
         sys.exit(EXIT_CORRUPT)
     except (StorageError, OSError) as error:

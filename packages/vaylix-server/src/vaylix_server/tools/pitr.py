@@ -92,6 +92,9 @@ def inspect_command(
             "window": window,
             "timeline": history.timeline.hex(),
             "snapshots": [msgspec.to_builtins(part, enc_hook=_plain) for part in history.snapshots],
+            "lost_snapshots": [
+                msgspec.to_builtins(part, enc_hook=_plain) for part in history.lost_snapshots
+            ],
             "segments": [msgspec.to_builtins(part, enc_hook=_plain) for part in history.segments],
             "other_timelines": history.other_timelines,
             "problems": history.problems,
@@ -101,17 +104,20 @@ def inspect_command(
     else:
         for line in report.lines():
             emit(line)
-        _show_window(window)
+        _show_window(window, history)
         _show_parts(history)
     sys.exit(EXIT_CORRUPT if history.problems else 0)
 
 
 def _show_parts(history: History) -> None:
     """Show each snapshot and segment on standard error."""
-    for snapshot in history.snapshots:
+    for snapshot in sorted(
+        (*history.snapshots, *history.lost_snapshots), key=lambda part: part.meta.index
+    ):
+        lost = "lost " if snapshot in history.lost_snapshots else ""
         where = "archived " if snapshot.is_archived else ""
         click.echo(
-            f"{where}snapshot {snapshot.meta.index} of {_time(snapshot.meta.timestamp_ms)}",
+            f"{lost}{where}snapshot {snapshot.meta.index} of {_time(snapshot.meta.timestamp_ms)}",
             err=True,
         )
     for segment in history.segments:
@@ -231,7 +237,19 @@ def _show(result: RestoreResult, output: str, provider: KeyProvider) -> None:
         emit(msgspec.json.encode({"restore": restored, "values": values}))
 
 
-def _show_window(window: Window) -> None:
+def _show_window(window: Window | None, history: History) -> None:
+    if window is None:
+        for end in ("earliest", "latest"):
+            emit(f"{end}_sequence=none")
+            emit(f"{end}_timestamp_ms=none")
+        emit(f"unconfirmed_entries={history.last_index - history.committed_index}")
+        click.echo(
+            f"window: none, no point can be restored, though there were entries up to "
+            f"{history.last_index}; bring back what is lost from a copy, or name the archive that "
+            "has more with --wal-archive-dir",
+            err=True,
+        )
+        return
     emit(f"earliest_sequence={window.earliest}")
     emit(f"earliest_timestamp_ms={window.earliest_timestamp_ms}")
     emit(f"latest_sequence={window.latest}")

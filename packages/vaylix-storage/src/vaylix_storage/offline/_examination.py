@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from vaylix_storage._catalog import STAGING_NAME, SegmentInfo, parse_segment_name
-from vaylix_storage._directory import NodeIdentity, read_identity
 from vaylix_storage._format import HEADER_BYTES, FormatError, Predecessor, parse_header
-from vaylix_storage._keyring import Keyring
 from vaylix_storage._manifest import (
     Manifest,
     ManifestEntry,
@@ -45,6 +43,10 @@ from vaylix_storage.offline._layout import (
     OTHER_NAMES,
     SNAPSHOTS_NAME,
     WAL_NAME,
+    has_data,
+    load_identity,
+    load_keyring,
+    segment_names,
 )
 from vaylix_storage.offline._segments import SegmentWalk, is_unreadable, read_segments
 from vaylix_storage.offline.report import SegmentFacts, SnapshotFacts, StorageReport
@@ -52,11 +54,22 @@ from vaylix_storage.offline.report import SegmentFacts, SnapshotFacts, StorageRe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaylix_storage._directory import NodeIdentity
     from vaylix_storage._key_providers import KeyProvider
+    from vaylix_storage._keyring import Keyring
     from vaylix_storage._segment import FramePosition
     from vaylix_storage._vfs import Vfs
 
-__all__ = ["Examination", "LeftOut", "Problem", "base_of", "check_snapshot"]
+__all__ = [
+    "Examination",
+    "LeftOut",
+    "Problem",
+    "base_of",
+    "check_snapshot",
+    "missing_log",
+    "missing_snapshot",
+    "open_snapshot",
+]
 
 _KNOWN_NAMES: Final = OTHER_NAMES | {
     IDENTITY_NAME,
@@ -104,6 +117,34 @@ def base_of(manifest: Manifest | None) -> LogBase | None:
     return LogBase(current.meta.index, current.meta.term, current.installed)
 
 
+def open_snapshot(
+    path: Path, *, vfs: Vfs, keyring: Keyring, timeline: bytes, end_tag: bytes | None
+) -> SnapshotReader:
+    """Open a snapshot that should be there, as `SnapshotReader.open`.
+
+    CorruptionError for one that is not, as for a damaged one.
+    """
+    try:
+        return SnapshotReader.open(
+            path, vfs=vfs, keyring=keyring, timeline=timeline, end_tag=end_tag
+        )
+    except FileSystemError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise missing_snapshot(path) from error
+
+
+def missing_snapshot(path: Path) -> CorruptionError:
+    """Return the error to raise for a snapshot that is lost."""
+    return CorruptionError(
+        "the snapshot is missing",
+        path=path,
+        offset=0,
+        remedy="bring this file back from a copy of the directory, or restore all of it from a "
+        "backup, or let this node fetch the data from peers",
+    )
+
+
 def check_snapshot(
     path: Path, entry: ManifestEntry, *, vfs: Vfs, keyring: Keyring, timeline: bytes
 ) -> dict[str, int]:
@@ -111,9 +152,7 @@ def check_snapshot(
 
     Raises CorruptionError, ForeignFormatError, KeyringError, FileSystemError.
     """
-    reader = SnapshotReader.open(
-        path, vfs=vfs, keyring=keyring, timeline=timeline, end_tag=entry.end_tag
-    )
+    reader = open_snapshot(path, vfs=vfs, keyring=keyring, timeline=timeline, end_tag=entry.end_tag)
     try:
         if reader.size_bytes != entry.size_bytes:
             offset = min(reader.size_bytes, entry.size_bytes)
@@ -156,7 +195,9 @@ class Examination:
 
     def run(self) -> None:
         """Look at everything."""
-        self.identity = self._attempt(self._path / IDENTITY_NAME, self._read_identity)
+        self.identity = self._attempt(
+            self._path / IDENTITY_NAME, lambda: load_identity(self._path, self._vfs)
+        )
         self._timeline = (
             self._guess_timeline()
             if self.identity is None
@@ -177,51 +218,24 @@ class Examination:
             for entry in () if self.manifest is None else self.manifest.snapshots:
                 self._check_snapshot(entry, keyring)
             self._check_log(keyring)
-        elif self._has_data():
+        elif has_data(self._path, self._vfs):
             self.notes.append("snapshots and log could not be read without the keyring")
         self._note_strays()
         self.notes.extend(str(finding) for finding in find_loose_modes(self._path, vfs=self._vfs))
 
     # The small files
 
-    def _read_identity(self) -> NodeIdentity:
-        try:
-            return read_identity(self._path, self._vfs)
-        except FileNotFoundError:
-            raise CorruptionError(
-                "it is missing",
-                path=self._path / IDENTITY_NAME,
-                offset=0,
-                remedy="restore node.json from a copy",
-            ) from None
-
     def _load_keyring(self) -> Keyring | None:
-        path = self._path / KEYRING_NAME
-        if self._vfs.exists(path):
-            return Keyring.load(path, vfs=self._vfs, provider=self._provider)
-        if self._has_data():
-            raise CorruptionError(
-                "it is missing, but the directory holds encrypted data",
-                path=path,
-                offset=0,
-                remedy="restore keyring.bin from a copy; without it the data cannot be read",
-            )
-        return None
-
-    def _has_data(self) -> bool:
-        if any(self._vfs.exists(self._path / name) for name in (LOG_BEGUN_NAME, MANIFEST_NAME)):
-            return True
-        wal = self._path / WAL_NAME
-        return self._vfs.exists(wal) and bool(self._segment_names())
-
-    def _segment_names(self) -> list[str]:
-        names = self._vfs.list_directory(self._path / WAL_NAME)
-        return [name for name in names if parse_segment_name(name) is not None]
+        path = self._path
+        if not (self._vfs.exists(path / KEYRING_NAME) or has_data(path, self._vfs)):
+            return None
+        return load_keyring(path, vfs=self._vfs, provider=self._provider)
 
     def _guess_timeline(self) -> bytes:
         """Return the timeline that a segment names, to look at the rest without node.json."""
-        for name in self._segment_names() if self._vfs.exists(self._path / WAL_NAME) else ():
-            with closing(self._vfs.open(self._path / WAL_NAME / name)) as file:
+        wal = self._path / WAL_NAME
+        for name in segment_names(self._path, self._vfs) if self._vfs.exists(wal) else ():
+            with closing(self._vfs.open(wal / name)) as file:
                 data = file.read_at(0, HEADER_BYTES)
             try:
                 return parse_header(data)[0].timeline
@@ -262,7 +276,7 @@ class Examination:
         has_begun = self._vfs.exists(self._path / LOG_BEGUN_NAME)
         if not self._vfs.exists(wal):
             if has_begun:
-                self._note_problem(wal, _missing(wal))
+                self._note_problem(wal, missing_log(wal))
             return
         if self.manifest is None:
             # The base is unknown, so whether the log begins where it should is, too.
@@ -275,7 +289,7 @@ class Examination:
         if recovered is None:
             self._read_alone(keyring)
         elif has_begun and recovered.next_number == 1:
-            self._note_problem(wal, _missing(wal))
+            self._note_problem(wal, missing_log(wal))
         else:
             self._take(recovered)
 
@@ -393,8 +407,7 @@ class Examination:
             self._note_problem(error.path or path, error)
         except FileSystemError as error:
             cause = error.__cause__
-            is_missing = isinstance(cause, FileNotFoundError)
-            if not (isinstance(cause, OSError) and (is_missing or is_unreadable(cause))):
+            if not (isinstance(cause, OSError) and is_unreadable(cause)):
                 raise
             self._note_problem(error.path or path, error)
         except StorageError as error:
@@ -418,7 +431,8 @@ class Examination:
             self.problems.append(found)
 
 
-def _missing(path: Path) -> CorruptionError:
+def missing_log(path: Path) -> CorruptionError:
+    """Return the error to raise where there has been a log, and is none."""
     return CorruptionError(
         "the log of this node is missing",
         path=path,

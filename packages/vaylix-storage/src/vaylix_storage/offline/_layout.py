@@ -1,13 +1,19 @@
-"""The names in a data directory, as the offline tools need them."""
+"""The names in a data directory and its small files, as the offline tools need them."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from vaylix_storage._catalog import parse_segment_name
+from vaylix_storage._directory import NodeIdentity, read_identity
+from vaylix_storage._keyring import Keyring
+from vaylix_storage.errors import CorruptionError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vaylix_storage._key_providers import KeyProvider
     from vaylix_storage._vfs import Vfs
 
 __all__ = [
@@ -20,7 +26,12 @@ __all__ = [
     "OTHER_NAMES",
     "SNAPSHOTS_NAME",
     "WAL_NAME",
+    "check_keyring_exists",
+    "has_data",
+    "load_identity",
+    "load_keyring",
     "read_small",
+    "segment_names",
 ]
 
 IDENTITY_NAME: Final = "node.json"
@@ -46,3 +57,49 @@ def read_small(path: Path, vfs: Vfs) -> bytes | None:
             return file.read_at(0, _SMALL_BYTES_MAX)
     except FileNotFoundError:
         return None
+
+
+def load_identity(path: Path, vfs: Vfs) -> NodeIdentity:
+    """Return who owns a data directory. CorruptionError if that is lost or damaged; OSError."""
+    try:
+        return read_identity(path, vfs)
+    except FileNotFoundError:
+        raise CorruptionError(
+            "it is missing",
+            path=path / IDENTITY_NAME,
+            offset=0,
+            remedy="restore node.json from a copy",
+        ) from None
+
+
+def load_keyring(path: Path, *, vfs: Vfs, provider: KeyProvider) -> Keyring:
+    """Return the keys of a data directory; raises as `Keyring.load` and `check_keyring_exists`."""
+    check_keyring_exists(path, vfs)
+    return Keyring.load(path / KEYRING_NAME, vfs=vfs, provider=provider)
+
+
+def check_keyring_exists(path: Path, vfs: Vfs) -> None:
+    """Raise CorruptionError if the keys of a directory with data are lost; OSError.
+
+    A directory without data need not have any: its first start was interrupted.
+    """
+    if not vfs.exists(path / KEYRING_NAME) and has_data(path, vfs):
+        raise CorruptionError(
+            "it is missing, but the directory holds encrypted data",
+            path=path / KEYRING_NAME,
+            offset=0,
+            remedy="restore keyring.bin from a copy; without it the data cannot be read",
+        )
+
+
+def has_data(path: Path, vfs: Vfs) -> bool:
+    """Tell whether anything in a directory is, or has been, sealed by a key; OSError."""
+    if any(vfs.exists(path / name) for name in (LOG_BEGUN_NAME, MANIFEST_NAME)):
+        return True
+    return vfs.exists(path / WAL_NAME) and bool(segment_names(path, vfs))
+
+
+def segment_names(path: Path, vfs: Vfs) -> list[str]:
+    """Return the names of all segments of a directory; OSError."""
+    names = vfs.list_directory(path / WAL_NAME)
+    return [name for name in names if parse_segment_name(name) is not None]

@@ -19,6 +19,7 @@ from vaylix_storage._format import Predecessor
 from vaylix_storage._recovery import LogBase, read_segment_header, recover
 from vaylix_storage._vfs import files_are_equal, files_begin_alike
 from vaylix_storage.errors import CorruptionError, KeyringError
+from vaylix_storage.offline._examination import missing_log
 from vaylix_storage.offline._layout import LOG_BEGUN_NAME, WAL_NAME
 from vaylix_storage.offline._segments import SegmentWalk
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
 
 __all__ = ["PastLog", "PastSegment", "read_past_log"]
-
-_REMEDY = "bring back the files of the log, or restore the directory from a backup"
 
 
 class PastSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,5 +247,5 @@ def _own_segments(
         recovered = recover(wal, vfs, keyring, timeline, base)
         segments, next_number = recovered.segments, recovered.next_number
     if next_number == 1 and vfs.exists(path / LOG_BEGUN_NAME):
-        raise CorruptionError("the log of this node is missing", path=wal, offset=0, remedy=_REMEDY)
+        raise missing_log(wal)
     return segments

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from vaylix_storage._catalog import NameKind, parse_segment_name
-from vaylix_storage._directory import read_identity
-from vaylix_storage._keyring import Keyring
 from vaylix_storage._manifest import load_manifest, snapshot_name
 from vaylix_storage._staging import (
     begin_building,
@@ -35,6 +33,7 @@ from vaylix_storage._staging import (
 from vaylix_storage._tail import written_end
 from vaylix_storage._vfs import create_file_durably
 from vaylix_storage.errors import CorruptionError, FileSystemError, StorageError
+from vaylix_storage.offline._examination import missing_snapshot
 from vaylix_storage.offline._layout import (
     IDENTITY_NAME,
     KEY_NAME,
@@ -43,6 +42,8 @@ from vaylix_storage.offline._layout import (
     MANIFEST_NAME,
     SNAPSHOTS_NAME,
     WAL_NAME,
+    load_identity,
+    load_keyring,
     read_small,
 )
 from vaylix_storage.offline._read_only import ReadOnlyVfs, RenamedVfs
@@ -216,6 +217,11 @@ def _copy_and_verify(
 
 def _look(source: Path, vfs: Vfs, provider: KeyProvider, opened: ExitStack) -> _Look:
     """Open what belongs together. Raises CorruptionError, KeyringError, OSError."""
+    failure: StorageError = FileSystemError(
+        "the directory changes too fast to be copied",
+        path=source,
+        remedy="try again; a server that ends a segment every few milliseconds needs larger ones",
+    )
     for _ in range(_LOOKS_MAX):
         with ExitStack() as files:
             before = _small_files(source, vfs), _segment_names(source, vfs)
@@ -224,14 +230,16 @@ def _look(source: Path, vfs: Vfs, provider: KeyProvider, opened: ExitStack) -> _
                 parts += _open_snapshots(source, vfs, provider, files)
             except FileNotFoundError:
                 continue
+            except CorruptionError as error:
+                # Damage, unless a change is the reason.
+                failure = error
+                if (_small_files(source, vfs), _segment_names(source, vfs)) == before:
+                    break
+                continue
             if (_small_files(source, vfs), _segment_names(source, vfs)) == before:
                 opened.enter_context(files.pop_all())
                 return _Look(before[0], parts)
-    raise FileSystemError(
-        "the directory changes too fast to be copied",
-        path=source,
-        remedy="try again; a server that ends a segment every few milliseconds needs larger ones",
-    )
+    raise failure
 
 
 def _small_files(source: Path, vfs: Vfs) -> dict[str, bytes]:
@@ -263,13 +271,16 @@ def _open_segments(source: Path, names: list[str], vfs: Vfs, files: ExitStack) -
 def _open_snapshots(source: Path, vfs: Vfs, provider: KeyProvider, files: ExitStack) -> list[_Part]:
     if not vfs.exists(source / MANIFEST_NAME):
         return []
-    keyring = Keyring.load(source / KEYRING_NAME, vfs=vfs, provider=provider)
-    timeline = bytes.fromhex(read_identity(source, vfs).timeline)
+    keyring = load_keyring(source, vfs=vfs, provider=provider)
+    timeline = bytes.fromhex(load_identity(source, vfs).timeline)
     manifest = load_manifest(source / MANIFEST_NAME, vfs=vfs, keyring=keyring, timeline=timeline)
     parts = []
     for entry in manifest.snapshots:
         path = Path(SNAPSHOTS_NAME, snapshot_name(entry.meta.index))
-        file = vfs.open(source / path)
+        try:
+            file = vfs.open(source / path)
+        except FileNotFoundError as error:
+            raise missing_snapshot(source / path) from error
         files.callback(file.close)
         parts.append(_Part(path, file, file.size()))
     return parts

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Final, TypeAlias, Union
 import msgspec
 
 from vaylix_storage._batch import Batch, BatchKind
-from vaylix_storage._directory import read_identity
-from vaylix_storage._keyring import Keyring
 from vaylix_storage.commands import decode_commands
 from vaylix_storage.errors import FileSystemError, StorageError
-from vaylix_storage.offline._layout import KEYRING_NAME, WAL_NAME
+from vaylix_storage.offline._examination import missing_log
+from vaylix_storage.offline._layout import (
+    LOG_BEGUN_NAME,
+    WAL_NAME,
+    load_identity,
+    load_keyring,
+    segment_names,
+)
 from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import ReadOnlyVfs
 from vaylix_storage.offline._segments import SegmentWalk, read_segments
@@ -102,7 +107,8 @@ class DumpDamage(msgspec.Struct, frozen=True, tag_field="record", tag="damage"):
 
     def __str__(self) -> str:
         at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"damage: {self.path}: {self.reason}{at}"
+        remedy = "" if self.remedy is None else f" ({self.remedy})"
+        return f"damage: {self.path}: {self.reason}{at}{remedy}"
 
 
 DumpRecord: TypeAlias = DumpSegment | DumpHardState | DumpEntry | DumpDamage
@@ -171,11 +177,13 @@ def _dump(
     provider: KeyProvider,
     decode: Callable[[Batch], Sequence[JsonValue]],
 ) -> Iterator[DumpRecord]:
-    timeline = bytes.fromhex(read_identity(path, vfs).timeline)
+    timeline = bytes.fromhex(load_identity(path, vfs).timeline)
     wal = path / WAL_NAME
-    if not vfs.exists(wal):
+    if not (vfs.exists(wal) and segment_names(path, vfs)):
+        if vfs.exists(path / LOG_BEGUN_NAME):
+            yield _damage(missing_log(wal), wal)
         return
-    keyring = Keyring.load(path / KEYRING_NAME, vfs=vfs, provider=provider)
+    keyring = load_keyring(path, vfs=vfs, provider=provider)
     segments = read_segments(wal, vfs=vfs, keyring=keyring, timeline=timeline)
     yield from (_damage(error, wal) for error in segments.errors)
     for info in segments.chain:

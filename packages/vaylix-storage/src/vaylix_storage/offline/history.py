@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vaylix_storage._archive import list_archive
-from vaylix_storage._directory import read_identity
-from vaylix_storage._keyring import Keyring
 from vaylix_storage._manifest import load_manifest, snapshot_name
-from vaylix_storage._snapshot import SnapshotReader
 from vaylix_storage._snapshot_format import SectionCounts, SnapshotMeta
 from vaylix_storage.errors import CorruptionError, FileSystemError, KeyringError, StorageError
-from vaylix_storage.offline._examination import base_of
-from vaylix_storage.offline._layout import KEYRING_NAME, MANIFEST_NAME, SNAPSHOTS_NAME
+from vaylix_storage.offline._examination import base_of, open_snapshot
+from vaylix_storage.offline._layout import (
+    MANIFEST_NAME,
+    SNAPSHOTS_NAME,
+    load_identity,
+    load_keyring,
+)
 from vaylix_storage.offline._past_log import PastLog, PastSegment, read_past_log
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from vaylix_storage._archive import ArchivedTimeline
     from vaylix_storage._batch import Batch
     from vaylix_storage._key_providers import KeyProvider
+    from vaylix_storage._keyring import Keyring
     from vaylix_storage._manifest import Manifest
+    from vaylix_storage._snapshot import SnapshotReader
     from vaylix_storage._vfs import Vfs
 
 __all__ = ["History", "Interval", "PastSegment", "PastSnapshot", "read_history"]
@@ -63,8 +67,8 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 class History:
     """All that can be restored of one timeline; `read_history` makes one. Reads only.
 
-    `problems` are snapshots and archived segments that are damaged, and so of no use; `notes` are
-    worth knowing.
+    `problems` are snapshots and archived segments that are damaged or lost, and so of no use;
+    `lost_snapshots` are those of them that are known all the same. `notes` are worth knowing.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class History:
         self.timeline = timeline
         self.keyring = keyring
         self.snapshots: list[PastSnapshot] = []
+        self.lost_snapshots: list[PastSnapshot] = []
         self.other_timelines = others
         self.problems = log.problems
         self.notes: list[str] = []
@@ -86,18 +91,22 @@ class History:
 
     @property
     def last_index(self) -> int:
-        """The last durable entry, in the log or in a snapshot."""
+        """The last entry that is known to have been durable, in the log or in a snapshot."""
         in_log = max((last for _, last in self._log.runs()), default=0)
-        in_snapshot = self.snapshots[-1].meta.index if self.snapshots else 0
-        return max(in_log, in_snapshot)
+        return max(in_log, self._last_in_snapshots)
 
     @property
     def committed_index(self) -> int:
         """The last entry that is known to be committed."""
         if not self._log.configuration:
             return self.last_index
-        snapshot = self.snapshots[-1].meta.index if self.snapshots else 0
-        return min(max(self._log.commit, snapshot), self.last_index)
+        return min(max(self._log.commit, self._last_in_snapshots), self.last_index)
+
+    @property
+    def _last_in_snapshots(self) -> int:
+        """The last entry of any snapshot: that one is lost does not undo what it has proven."""
+        known = (*self.snapshots, *self.lost_snapshots)
+        return max((part.meta.index for part in known), default=0)
 
     def intervals(self, limit: int) -> tuple[Interval, ...]:
         """Return what can be restored up to an entry, the oldest first; there are gaps between."""
@@ -111,7 +120,8 @@ class History:
             for meta in (part.meta for part in self.snapshots)
         ]
         runs = self._log.runs()
-        if not runs and not self.snapshots:
+        if not self.last_index:
+            # Nothing was ever written, which can be restored.
             runs = [(1, 0)]
         for run in runs:
             start = self._start_of(run)
@@ -148,7 +158,7 @@ class History:
             at = snapshot.meta.index
             if at == index or (at < index and self._run_for(at, index) is not None):
                 yield snapshot
-        if self._run_for(0, index) is not None or (index == 0 and not self._log.runs()):
+        if self._run_for(0, index) is not None or not self.last_index:
             yield None
 
     def batches(self, base_index: int, last_index: int) -> Iterator[Batch]:
@@ -180,7 +190,7 @@ class History:
             found = part.latest
             if part.latest_timestamp_ms > timestamp_ms:
                 found = self._last_until(timestamp_ms, part)
-            elif place + 1 < len(intervals):
+            elif place + 1 < len(intervals) or part.latest < limit:
                 # What follows is missing, unless the next interval is at or before this time, too.
                 found = None
         return found
@@ -195,7 +205,7 @@ class History:
 
     def open(self, snapshot: PastSnapshot) -> SnapshotReader:
         """Open a snapshot for reading."""
-        return SnapshotReader.open(
+        return open_snapshot(
             snapshot.path,
             vfs=self._vfs,
             keyring=self.keyring,
@@ -203,9 +213,26 @@ class History:
             end_tag=snapshot.end_tag,
         )
 
+    def check_snapshots(self) -> None:
+        """Read each snapshot to its end, and do without those that are not whole."""
+        for snapshot in list(self.snapshots):
+            try:
+                self.read_whole(snapshot)
+            except (CorruptionError, FileSystemError, KeyringError) as error:
+                self.drop(snapshot, error)
+
+    def nothing_left(self, path: Path) -> CorruptionError:
+        """Return the error to raise where no point can be restored, with its causes."""
+        return CorruptionError(
+            f"nothing can be restored: {'; '.join(self.problems)}",
+            path=path,
+            remedy="bring back what is lost from a copy, or name the archive that has more",
+        )
+
     def drop(self, snapshot: PastSnapshot, error: StorageError) -> None:
         """Do without a snapshot, because it cannot be read."""
         self.snapshots.remove(snapshot)
+        self.lost_snapshots.append(snapshot)
         text = str(error)
         self.problems.append(text if str(snapshot.path) in text else f"{snapshot.path}: {text}")
 
@@ -269,8 +296,8 @@ def read_history(
     With `check_snapshots`, each is read to its end, and left out if it is damaged. Raises
     CorruptionError for a damaged log, KeyringError, ForeignFormatError, FileSystemError, OSError.
     """
-    timeline = bytes.fromhex(read_identity(path, vfs).timeline)
-    keyring = Keyring.load(path / KEYRING_NAME, vfs=vfs, provider=provider)
+    timeline = bytes.fromhex(load_identity(path, vfs).timeline)
+    keyring = load_keyring(path, vfs=vfs, provider=provider)
     manifest = load_manifest(path / MANIFEST_NAME, vfs=vfs, keyring=keyring, timeline=timeline)
     timelines = () if archive is None else list_archive(archive, vfs=vfs)
     archived = next((part for part in timelines if part.timeline == timeline), None)
@@ -293,11 +320,8 @@ def read_history(
     history.snapshots = _named_snapshots(path, manifest)
     if archived is not None:
         _add_archived_snapshots(history, archived)
-    for snapshot in list(history.snapshots) if check_snapshots else ():
-        try:
-            history.read_whole(snapshot)
-        except (CorruptionError, FileSystemError, KeyringError) as error:
-            history.drop(snapshot, error)
+    if check_snapshots:
+        history.check_snapshots()
     return history
 
 

@@ -12,7 +12,6 @@ import msgspec
 
 from vaylix_storage._directory import lock_directory
 from vaylix_storage._key_providers import NextFileKeyProvider
-from vaylix_storage._keyring import Keyring
 from vaylix_storage._keyring_changes import (
     drop_keys,
     rewrap_keyring,
@@ -22,6 +21,7 @@ from vaylix_storage._keyring_changes import (
 from vaylix_storage._keys_in_use import key_ids_in_use, key_uses
 from vaylix_storage._permissions import find_loose_modes
 from vaylix_storage.errors import FileSystemError
+from vaylix_storage.offline._layout import KEYRING_NAME, check_keyring_exists, load_keyring
 from vaylix_storage.offline.verify import check_is_directory, lock_for_reading
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
 
 __all__ = ["KeyStatus", "KeyUse", "key_status", "rewrap_keys", "rotate_keys"]
-
-_KEYRING_NAME = "keyring.bin"
 
 
 class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +100,7 @@ def rotate_keys(
     """
 
     def change() -> tuple[str, ...]:
-        keyring_path = path / _KEYRING_NAME
+        keyring_path = path / KEYRING_NAME
         # What is needed is found out first: damage must stop this before anything is changed.
         needed = key_ids_in_use(path, vfs=vfs, archive=archive)
         rotate_keyring(
@@ -126,7 +124,7 @@ def rewrap_keys(path: Path, *, vfs: Vfs, old: KeyProvider, new: KeyProvider) -> 
     """Wrap all keys by another provider; when interrupted, the same call does the rest."""
 
     def change() -> tuple[str, ...]:
-        rewrap_keyring(path / _KEYRING_NAME, vfs=vfs, old_provider=old, new_provider=new)
+        rewrap_keyring(path / KEYRING_NAME, vfs=vfs, old_provider=old, new_provider=new)
         return ()
 
     # A key that replaces another under its name is, by then, what the old provider reads.
@@ -145,6 +143,7 @@ def _locked(
         check_is_directory(path, vfs)
         lock = lock_directory(path / "LOCK", vfs)
         try:
+            check_keyring_exists(path, vfs)
             dropped = change()
             status = _status(path, vfs, provider, archive)
             return msgspec.structs.replace(status, dropped=dropped)
@@ -159,7 +158,7 @@ def _locked(
 
 
 def _status(path: Path, vfs: Vfs, provider: KeyProvider, archive: Path | None) -> KeyStatus:
-    keyring = Keyring.load(path / _KEYRING_NAME, vfs=vfs, provider=provider)
+    keyring = load_keyring(path, vfs=vfs, provider=provider)
     uses = key_uses(path, vfs=vfs, archive=archive)
     return KeyStatus(
         keys=tuple(

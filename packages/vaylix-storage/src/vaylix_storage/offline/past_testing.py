@@ -47,15 +47,17 @@ def provider_of(vfs: MemoryVfs, path: Path) -> FileKeyProvider:
     return FileKeyProvider(path / "storage.key", vfs=vfs, random_bytes=counting_random_bytes(7))
 
 
-def open_engine(vfs: MemoryVfs, path: Path = SOURCE, *, keep: int = 1) -> Engine:
-    """Open a directory as a node does; `keep` sealed segments, and one snapshot, stay."""
+def open_engine(
+    vfs: MemoryVfs, path: Path = SOURCE, *, keep: int = 1, snapshots: int = 1
+) -> Engine:
+    """Open a directory as a node does; `keep` sealed segments, and some snapshots, stay."""
     return Engine.open(
         path,
         vfs=vfs,
         provider=provider_of(vfs, path),
         options=EngineOptions(
             segment_bytes_max=700,
-            retention=RetentionPolicy(segments_max=keep, snapshots_max=1),
+            retention=RetentionPolicy(segments_max=keep, snapshots_max=snapshots),
             archive_directory=ARCHIVE,
         ),
         now_ms=1,
@@ -66,9 +68,9 @@ def open_engine(vfs: MemoryVfs, path: Path = SOURCE, *, keep: int = 1) -> Engine
 class PastWriter:
     """Writes a history and remembers the state behind each of its entries."""
 
-    def __init__(self, vfs: MemoryVfs) -> None:
+    def __init__(self, vfs: MemoryVfs, *, keep: int = 1, snapshots: int = 1) -> None:
         self.vfs = vfs
-        self.engine = open_engine(vfs)
+        self.engine = open_engine(vfs, keep=keep, snapshots=snapshots)
         self.keyspace = Keyspace()
         self.counts: dict[bytes, int] = {}
         self.states: list[State] = [{}]

@@ -149,10 +149,13 @@ class RestoreOptions:
     progress: Progress = no_progress
 
 
-def window_of(history: History) -> Window:
-    """Say what can be restored of a history."""
+def window_of(history: History) -> Window | None:
+    """Say what can be restored of a history, None if nothing can."""
     limit = history.committed_index
-    *earlier, last = history.intervals(limit) or (_NOTHING,)
+    intervals = history.intervals(limit)
+    if not intervals:
+        return None
+    *earlier, last = intervals
     return Window(
         earliest=last.earliest,
         earliest_timestamp_ms=last.earliest_timestamp_ms,
@@ -161,9 +164,6 @@ def window_of(history: History) -> Window:
         earlier=tuple(earlier),
         unconfirmed=history.last_index - limit,
     )
-
-
-_NOTHING: Final = Interval(earliest=0, earliest_timestamp_ms=0, latest=0, latest_timestamp_ms=0)
 
 
 def inspect(
@@ -271,6 +271,8 @@ class _Restore:
         if point.timestamp_ms is not None:
             index = history.index_at(point.timestamp_ms, limit)
         if index is None or not 0 <= index <= limit or not list(history.bases_for(index)):
+            # What is out of reach is told truly only when it is known what is whole.
+            history.check_snapshots()
             raise self._out_of_reach(point, index, limit)
         return index
 
@@ -288,6 +290,10 @@ class _Restore:
                 continue
             return base
         assert failure is not None, "a point that can be resolved has a base"
+        self._history.check_snapshots()
+        window = window_of(self._history)
+        left = "nothing else can be restored" if window is None else f"the window is {window}"
+        failure.remedy = "; ".join(filter(None, (failure.remedy, f"without it, {left}")))
         raise failure
 
     def new_history(self) -> NewHistory:
@@ -405,13 +411,18 @@ class _Restore:
             # The end of the reader is the proof that all of it was right.
             assert next(pieces, None) is None
 
-    def _out_of_reach(self, point: Point, index: int | None, limit: int) -> RestorePointError:
+    def _out_of_reach(self, point: Point, index: int | None, limit: int) -> StorageError:
         window = window_of(self._history)
+        if window is None:
+            return self._history.nothing_left(self._source)
         what = f"entry {point.sequence}"
         remedy = "choose a point in the window, or name the archive that reaches further back"
         if point.timestamp_ms is not None:
             what = f"the time {point.timestamp_ms} ms"
-            if index is None and window.earlier:
+            begin_ms = window.earliest_timestamp_ms
+            if window.earlier:
+                begin_ms = window.earlier[0].earliest_timestamp_ms
+            if index is None and point.timestamp_ms >= begin_ms:
                 remedy += "; entries of that time are missing, so name an entry instead"
         if index is not None and limit < index <= self._history.last_index:
             remedy = "the entry is durable but not known to be committed: --include-unconfirmed"

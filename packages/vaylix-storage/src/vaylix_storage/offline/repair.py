@@ -187,7 +187,9 @@ class _Repair:
         tail = self._find_tail(examination)
         result = self._result_of(tail, snapshots)
         if result.state is State.CORRUPT:
-            raise self._refusal(result.problems[0])
+            # What would be missing then is no damage of its own.
+            causes = [problem for problem in self.found.problems if problem in result.problems]
+            raise self._refusal((causes or self.found.problems)[0])
         return RepairPlan(
             path=self._path,
             problems=self.found.problems,
