@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import vaylix_client
 from vaylix_client import blocking, errors
+from vaylix_client.shell import main
 from vaylix_server.testing import ServerProcess
 
 
@@ -132,3 +134,22 @@ def test_a_pool_spreads_calls_over_connections(server: ServerProcess) -> None:
             assert sorted(counts) == list(range(1, 201))
 
     asyncio.run(scenario())
+
+
+def test_every_client_is_told_that_the_server_is_full(tmp_path: Path) -> None:
+    async def scenario(where: str) -> None:
+        with pytest.raises(errors.ConnectError) as caught:
+            await vaylix_client.connect(where)
+        assert (caught.value.code, caught.value.retryable) == ("SRV-003", True)
+
+    with ServerProcess(tmp_path / "data", "--max-connections=1") as server, server.client():
+        asyncio.run(scenario(url(server)))
+        with pytest.raises(errors.ConnectError) as caught:
+            blocking.connect(url(server))
+        assert caught.value.code == "SRV-003"
+        shell = CliRunner().invoke(main, ["--url", url(server)], input="ping\n")
+    assert shell.exit_code == 1
+    assert shell.stderr == (
+        "[SRV-003] Connection Slot Pool Closed: server rejected startup: "
+        "connection slot pool is closed\n"
+    )

@@ -29,6 +29,8 @@ def interrupt(event, arguments, pending=[(EVENT, NAME)]):
         pending.clear()
         os.kill(os.getpid(), signal.SIGINT)
 
+# Whoever runs the tests in the background may ignore the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(interrupt)
 """
 # From the first import of our own to the last, and third parties between.

@@ -13,15 +13,21 @@ from vaylix_client._settings import Settings
 from vaylix_client._wire import new_connection
 from vaylix_client.errors import InvalidCallError, NotSentError, OutcomeUnknownError
 from vaylix_protocol import (
+    Capabilities,
     ClientHello,
+    Compression,
     Connection,
     ConnectionSettings,
+    ErrorCode,
     Get,
     Reply,
     Request,
     Role,
+    ServerHello,
     Set,
+    Status,
     Value,
+    error_reply,
 )
 
 if TYPE_CHECKING:
@@ -281,6 +287,28 @@ def test_no_interleaving_shifts_a_reply(steps: list[str], choices: list[int]) ->
     for waiter, outcome in outcomes.items():
         assert isinstance(outcome, NotSentError) or outcome == Value(waiter.encode())
     assert len(outcomes) + peer.session.unanswered == len(tickets)
+
+
+def test_a_rejection_is_told_in_the_words_of_the_server() -> None:
+    session: Session[str] = Session(new_connection(Settings()), RequestIds(lambda: 0, seed=0))
+    server = Connection(Role.SERVER, ConnectionSettings())
+    server.receive_data(session.hello())
+    session.receive_data(server.reject(error_reply(ErrorCode.SRV_003)))
+    assert not session.is_ready
+    assert session.lost == Cause(
+        "SRV-003",
+        "Connection Slot Pool Closed",
+        "server rejected startup: connection slot pool is closed",
+    )
+
+
+def test_a_rejection_without_a_reason_is_trn_014() -> None:
+    hello = ServerHello(2, Capabilities(0), Compression.NONE, 0, SERVER_ID, Status.ERROR)
+    assert Cause.rejection(hello) == Cause(
+        "TRN-014",
+        "Protocol Negotiation Failed",
+        "transport failure: protocol negotiation failed: server rejected startup",
+    )
 
 
 def test_nothing_is_sent_before_the_hello() -> None:

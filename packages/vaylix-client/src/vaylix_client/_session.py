@@ -50,6 +50,7 @@ from vaylix_protocol import (
     Reply,
     Response,
     ServerHello,
+    Status,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +102,16 @@ class Cause:
         if code is ErrorCode.CLI_006:
             return cls(code.code, code.title, error.message)
         return cls(code.code, code.title, in_transport(error.message))
+
+    @classmethod
+    def rejection(cls, hello: ServerHello) -> Cause:
+        """Say what the server gave as its reason to turn this client away."""
+        code = ErrorCode.TRN_014
+        reason = code.message(detail="server rejected startup")
+        if hello.error_code is None:
+            return cls(code.code, code.title, in_transport(reason))
+        name = hello.error_name or code.title
+        return cls(hello.error_code, name, f"server rejected startup: {hello.error_message}")
 
     @classmethod
     def end_of_stream(cls) -> Cause:
@@ -284,6 +295,9 @@ class Session(Generic[W]):
                     self._settle(ticket, event.reply)
                 elif isinstance(event, ServerHello):
                     self.is_ready = self._connection.negotiation is not None
+                    if event.status is not Status.OK:
+                        # The codec goes on to say so, too, but not why.
+                        self.lose(Cause.rejection(event))
                 elif isinstance(event, ConnectionBroken):
                     self.lose(Cause.violation(event.error))
                 elif isinstance(event, ConnectionClosed):
