@@ -7,26 +7,28 @@ both tell apart what was not sent, what was refused and what has an unknown outc
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from vaylix_client import blocking
-from vaylix_client._call import MISSING, Call, Missing, Page
-from vaylix_client._pending import Pending
-from vaylix_client._settings import ConnectOptions
-from vaylix_client.aio import Client, Pipeline, Transaction, connect
-from vaylix_client.errors import (
-    ClientError,
-    ConfigurationError,
-    ConnectError,
-    InvalidCallError,
-    NotSentError,
-    OutcomeUnknownError,
-    ServerError,
-)
-from vaylix_client.pool import Pool
-from vaylix_protocol import SetCondition
+if TYPE_CHECKING:
+    from vaylix_client import blocking
+    from vaylix_client._call import MISSING, Call, Missing, Page
+    from vaylix_client._pending import Pending
+    from vaylix_client._settings import ConnectOptions
+    from vaylix_client.aio import Client, Pipeline, Transaction, connect
+    from vaylix_client.errors import (
+        ClientError,
+        ConfigurationError,
+        ConnectError,
+        InvalidCallError,
+        NotSentError,
+        OutcomeUnknownError,
+        ServerError,
+    )
+    from vaylix_client.pool import Pool
+    from vaylix_protocol import SetCondition
 
-__version__ = version("vaylix-client")
+    __version__: str
 
 __all__ = [
     "MISSING",
@@ -51,3 +53,44 @@ __all__ = [
     "blocking",
     "connect",
 ]
+
+# Loaded when first asked for: the command has to be able to end well before it has them all, and
+# a program with one of the two clients need not wait for the other.
+_HOMES = {
+    "vaylix_client._call": ("MISSING", "Call", "Missing", "Page"),
+    "vaylix_client._pending": ("Pending",),
+    "vaylix_client._settings": ("ConnectOptions",),
+    "vaylix_client.aio": ("Client", "Pipeline", "Transaction", "connect"),
+    "vaylix_client.errors": (
+        "ClientError",
+        "ConfigurationError",
+        "ConnectError",
+        "InvalidCallError",
+        "NotSentError",
+        "OutcomeUnknownError",
+        "ServerError",
+    ),
+    "vaylix_client.pool": ("Pool",),
+    "vaylix_protocol": ("SetCondition",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name."""
+    found: object
+    if name == "__version__":
+        found = import_module("importlib.metadata").version("vaylix-client")
+    elif name == "blocking":
+        found = import_module("vaylix_client.blocking")
+    else:
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from vaylix_client.shell._streams import unreadable_input
+
 if TYPE_CHECKING:
     from typing import BinaryIO
 
@@ -36,7 +38,7 @@ class LineInput(Protocol):
     def read_line(self) -> str | None:
         """Return the next line, `None` at the end.
 
-        Raise `UnreadableLineError`, `InputInterruptedError`.
+        Raise `UnreadableLineError`, `InputInterruptedError`, `StreamError`.
         """
 
     def finish(self) -> None:
@@ -54,12 +56,12 @@ class PipedInput:
 
     def read_line(self) -> str | None:
         """See `LineInput`."""
-        line = self._stream.readline(LINE_BYTES_MAX + 1)
+        line = self._read(LINE_BYTES_MAX + 1)
         if not line:
             return None
         if len(line) > LINE_BYTES_MAX:
             while line and not line.endswith(b"\n"):
-                line = self._stream.readline(LINE_BYTES_MAX)
+                line = self._read(LINE_BYTES_MAX)
             raise UnreadableLineError(f"line is longer than {LINE_BYTES_MAX} bytes")
         try:
             return line.decode()
@@ -68,3 +70,9 @@ class PipedInput:
 
     def finish(self) -> None:
         """Nothing to keep."""
+
+    def _read(self, bytes_max: int) -> bytes:
+        try:
+            return self._stream.readline(bytes_max)
+        except OSError as error:
+            raise unreadable_input(error) from error

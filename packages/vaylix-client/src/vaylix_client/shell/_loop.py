@@ -12,6 +12,7 @@ from vaylix_client._session import Cause
 from vaylix_client.blocking._link import RawCommand, SocketLink, dial
 from vaylix_client.errors import ClientError, ConnectError, InvalidCallError
 from vaylix_client.shell._input import InputInterruptedError, UnreadableLineError
+from vaylix_client.shell._streams import unwritable_output
 from vaylix_protocol import Auth, Command, CommandError, ErrorCode, Exit, Help
 from vaylix_protocol.grammar import format_reply, help_text, parse_command
 
@@ -25,7 +26,7 @@ __all__ = ["run_shell"]
 
 
 def run_shell(settings: ShellSettings, lines: LineInput, out: TextIO) -> None:
-    """Run one session. Raise `ClientError` when the connection fails."""
+    """Run one session. Raise `ClientError` when the connection or a standard stream fails."""
     connection = settings.connection
     tls = "false" if connection.tls is None else "true"
     _say(out, "client.startup", f"connecting to {connection.host}:{connection.port} ssl={tls}")
@@ -112,5 +113,8 @@ def _say(out: TextIO, topic: str, text: str) -> None:
 
 
 def _print(out: TextIO, text: str) -> None:
-    out.write(f"{text}\n")
-    out.flush()
+    try:
+        out.write(f"{text}\n")
+        out.flush()
+    except OSError as error:
+        raise unwritable_output(error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import click
 
@@ -10,16 +11,25 @@ from vaylix_client.errors import ClientError
 from vaylix_client.shell._flags import Flags, shell_settings
 from vaylix_client.shell._input import PipedInput
 from vaylix_client.shell._loop import run_shell
+from vaylix_client.shell._streams import (
+    StreamError,
+    check_standard_streams,
+    drop_output,
+)
 from vaylix_client.url import DEFAULT_HOST, DEFAULT_PORT
 from vaylix_protocol.grammar import OutputMode
 
 __all__ = ["main"]
 
 _FAILURE = 1
+# What shells make of a process that SIGINT has ended.
+_INTERRUPTED = 130
 
 
 @click.command(
-    name="vaylix-client", context_settings={"help_option_names": ["-h", "--help"]}, epilog=None
+    name="vaylix-client",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=None,
 )
 @click.option("--url", metavar="URL", help="vaylix://[user[:password]@]host[:port][?key=value&...]")
 @click.option("--host", default=DEFAULT_HOST, show_default=True, help="Ignored with --url.")
@@ -64,6 +74,7 @@ def _flags(raw: dict[str, str | int | bool | None]) -> Flags:
 
 def _run(flags: Flags) -> int:
     try:
+        check_standard_streams()
         settings = shell_settings(flags)
         if sys.stdin.isatty():
             # Piped runs need not wait for the import of a line editor.
@@ -73,7 +84,18 @@ def _run(flags: Flags) -> int:
         else:
             run_shell(settings, PipedInput(sys.stdin.buffer), sys.stdout)
     except ClientError as error:
-        sys.stdout.flush()
-        sys.stderr.write(f"{error}\n")
-        return _FAILURE
+        return _report(error)
+    except KeyboardInterrupt:
+        click.echo("vaylix-client: interrupted", err=True)
+        return _INTERRUPTED
     return 0
+
+
+def _report(error: ClientError) -> int:
+    """Write one line to standard error, and return the exit code."""
+    drop_output()
+    if isinstance(error, StreamError) and error.is_quiet:
+        return error.exit_code
+    with suppress(OSError):
+        click.echo(str(error), err=True)
+    return _FAILURE
