@@ -84,6 +84,7 @@ class Server:
         self._listener: Listener | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._next_sweep_at = 0.0
+        self._is_password_current = True
         self._failed = False
         self._is_unwell = False
 
@@ -201,7 +202,7 @@ class Server:
             clock = TimeKeeper(
                 wall_ms=_wall_ms, elapsed_ms=_boot_ms, start_ms=machine.last_timestamp_ms
             )
-            bootstrap(settings, storage, machine, clock)
+            self._is_password_current = bootstrap(settings, storage, machine, clock)
         except (StorageError, OSError) as error:
             storage.abandon()
             raise refusal(error) from error
@@ -346,6 +347,12 @@ class Server:
         if settings.disable_auth:
             log.warning(
                 "server.security", "authentication is disabled: everybody may do everything"
+            )
+        elif not self._is_password_current:
+            log.info(
+                "server.security",
+                "the administrator keeps the password that was set earlier; "
+                "give it with --password-file, or set another one that way",
             )
         elif settings.uses_default_credentials:
             log.warning(

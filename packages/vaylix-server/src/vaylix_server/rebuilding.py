@@ -68,28 +68,32 @@ def _load_snapshot(storage: Storage, machine: StateMachine) -> None:
 
 def bootstrap(
     settings: Settings, storage: Storage, machine: StateMachine, clock: TimeKeeper
-) -> None:
+) -> bool:
     """Write what a log must begin with, and what the configured administrator asks for.
 
     The well-known default pair never overwrites anything: it only serves to get in the first time.
+    A start without a flag must not reset a password that somebody has chosen. Returns whether the
+    configured pair opens the door.
     """
     if machine.semantics_version < SEMANTICS_VERSION:
         payload = encode_semantics_version(SEMANTICS_VERSION)
         _append(storage, machine, clock, BatchKind.SEMANTICS, payload)
     access = machine.access
-    wanted = access.is_empty or not settings.uses_default_credentials
-    if settings.disable_auth or not wanted:
-        return
+    if settings.disable_auth:
+        return True
     user = access.user(settings.user)
-    if (
+    fits = (
         user is not None
-        and access.managed_admin == settings.user
         and not user.disabled
         and verify_password(settings.password, user.password_hash)
-    ):
-        return
+    )
+    if settings.uses_default_credentials and not access.is_empty:
+        return fits
+    if fits and access.managed_admin == settings.user:
+        return True
     command = ReconcileAdmin(settings.user, hash_password(settings.password))
     _append(storage, machine, clock, BatchKind.ACCESS, encode_access_commands([command]))
+    return True
 
 
 def _append(
