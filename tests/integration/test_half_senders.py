@@ -1,4 +1,4 @@
-"""Many clients that send half a request and no login cost a bounded amount of memory, and no time."""
+"""Half a request and no login, many times over, cost a bounded amount of memory and no time."""
 
 from __future__ import annotations
 
