@@ -9,7 +9,8 @@ returns. So under the sync policy `SYNC` whatever has returned survives a kill a
 batch is one entry of the log: all of it or nothing.
 
 Threads: any thread may call any method. One call runs at a time, the others wait. Snapshots and
-backups let others in between their steps and show the state of the moment they began.
+backups let others in between their steps and show the state of the moment they began. What runs in
+the middle of a call in the same thread, such as a signal handler, gets StorageBusyError.
 
 Directories of a Vaylix server hold more than keys, and their log means something else: they are
 refused. Data change sides by logical backups.
@@ -21,7 +22,6 @@ import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Final, Self, cast
 
 from vaylix_storage._batch import Batch, BatchKind
@@ -39,6 +39,7 @@ from vaylix_storage._store_arguments import (
     set_command,
 )
 from vaylix_storage._store_batch import StoreBatch, failure_of
+from vaylix_storage._store_lock import CallLock
 from vaylix_storage._store_state import (
     KEYSPACE_SECTION,
     MARKER,
@@ -74,6 +75,7 @@ from vaylix_storage.offline.pitr import Point, RestoreOptions, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from threading import RLock
     from types import TracebackType
 
     from vaylix_storage._key_providers import KeyProvider
@@ -110,9 +112,9 @@ class Store:
         self._keyspace = keyspace
         self._vfs = vfs
         self._clock = now_ms
-        self._lock = Lock()
+        self._lock = CallLock()
         # Held during what walks over the keyspace; taken before the other one.
-        self._walk_lock = Lock()
+        self._walk_lock = CallLock()
         # No answer and no entry may have an earlier time than one before it.
         self._now_ms = self._entry_ms = entry_ms
         self._is_closed = False
@@ -167,31 +169,31 @@ class Store:
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
         check_bytes(key)
-        with self._lock:
+        with self._lock.checked():
             return self._keyspace.get(key, self._read_time())
 
     def get_many(self, *keys: bytes) -> list[bytes | None]:
         """Return the values of several keys at one moment."""
         check_bytes(*keys)
-        with self._lock:
+        with self._lock.checked():
             return list(self._keyspace.mget(keys, self._read_time()))
 
     def exists(self, key: bytes) -> bool:
         """Tell whether a key exists."""
         check_bytes(key)
-        with self._lock:
+        with self._lock.checked():
             return self._keyspace.exists(key, self._read_time())
 
     def version(self, key: bytes) -> int:
         """Return how often a key was written since it came to be; 0 if there is none."""
         check_bytes(key)
-        with self._lock:
+        with self._lock.checked():
             return self._keyspace.version(key, self._read_time())
 
     def ttl(self, key: bytes) -> int | None:
         """Return how many ms a key has left; None if it stays, or is not there."""
         check_bytes(key)
-        with self._lock:
+        with self._lock.checked():
             now_ms = self._read_time()
             entry = self._keyspace.table.find(key, now_ms)
             return (
@@ -209,13 +211,13 @@ class Store:
         if pattern is not None:
             check_bytes(pattern)
         check_number("count", count)
-        with self._lock:
+        with self._lock.checked():
             self._read_time()
         return self._scan(pattern, count)
 
     def __len__(self) -> int:
         """Return the number of keys, without a scan."""
-        with self._lock:
+        with self._lock.checked():
             return self._keyspace.key_count(self._read_time())
 
     def __contains__(self, key: bytes) -> bool:
@@ -316,8 +318,8 @@ class Store:
         Others may read and write meanwhile. Then the retention policy is applied. Without anything
         new since the last snapshot, that one is returned.
         """
-        with self._walk_lock:
-            with self._lock:
+        with self._walk():
+            with self._lock.checked():
                 self._check_usable()
                 current = self._engine.manifest.current
                 is_current = current is not None and current.meta.index == self._last_index
@@ -344,8 +346,8 @@ class Store:
         """
         path = Path(path)
         directory = BackupDirectory(path.parent.absolute(), vfs=self._vfs)
-        with self._walk_lock:
-            with self._lock:
+        with self._walk():
+            with self._lock.checked():
                 self._check_usable()
                 now_ms = self._read_time()
                 header = BackupHeader(created_at_ms=now_ms, source_sequence=self._last_index)
@@ -354,7 +356,7 @@ class Store:
             try:
                 directory.write(path.name, writer, self._step_by_step(writer, walk))
             finally:
-                with self._lock:
+                with self._lock.checked():
                     walk.close()
 
     def restore_backup(self, path: Path | str) -> int:
@@ -366,7 +368,7 @@ class Store:
         path = Path(path)
         directory = BackupDirectory(path.parent.absolute(), vfs=self._vfs)
         document = directory.read_checked(path.name)
-        with self._lock:
+        with self._lock.checked():
             now_ms = self._write_time()
             restore_id = os.urandom(_RESTORE_ID_BYTES)
             parts = list(restore_batches(document, now_ms=now_ms, restore_id=restore_id))
@@ -410,7 +412,7 @@ class Store:
     @property
     def sequence(self) -> int:
         """Number of the last entry of the log, to name this moment for `restore_to_point`."""
-        with self._lock:
+        with self._lock.checked():
             return self._engine.log.last_index
 
     @property
@@ -420,7 +422,7 @@ class Store:
 
     def close(self) -> None:
         """Stop cleanly and let others open the directory. Closing twice is allowed."""
-        with self._walk_lock, self._lock:
+        with self._walk(), self._lock.checked():
             if not self._is_closed:
                 self._is_closed = True
                 if self._failure is None:
@@ -442,7 +444,7 @@ class Store:
     def _scan(self, pattern: bytes | None, count: int) -> Iterator[bytes]:
         cursor = 0
         while True:
-            with self._lock:
+            with self._lock.checked():
                 page = self._keyspace.scan(cursor, pattern, count, self._read_time())
             yield from page.keys
             cursor = page.cursor
@@ -450,6 +452,12 @@ class Store:
                 return
 
     # Inside; whoever calls these holds the lock, unless told otherwise
+
+    def _walk(self) -> RLock:
+        """Return the lock of walks for a `with` statement; without the other one."""
+        # Whoever has it may be waiting for the other one.
+        self._lock.check()
+        return self._walk_lock.checked()
 
     @property
     def _last_index(self) -> int:
@@ -481,7 +489,7 @@ class Store:
 
     def _write(self, command: Command) -> Result:
         """Log and apply one command; takes the lock."""
-        with self._lock:
+        with self._lock.checked():
             (result,) = self._log_and_apply([[command]], self._write_time())
         if isinstance(result, CommandFailure):
             raise failure_of(result)
@@ -534,16 +542,16 @@ class Store:
             writer.add(MARKER, 1)
             writer.begin_section(KEYSPACE_SECTION)
             while True:
-                with self._lock:
+                with self._lock.checked():
                     chunk = dump.next_chunk()
                 if chunk is None:
                     break
                 writer.add(*chunk)
         finally:
-            with self._lock:
+            with self._lock.checked():
                 dump.close()
         info = writer.finish()
-        with self._lock:
+        with self._lock.checked():
             self._engine.commit_snapshot(info)
             self._engine.apply_retention(None, self._read_clock())
 
@@ -551,7 +559,7 @@ class Store:
         """Return the pieces of a backup, taking the lock for each."""
         pieces = backup_pieces(writer, walk)
         while True:
-            with self._lock:
+            with self._lock.checked():
                 piece = next(pieces, None)
             if piece is None:
                 return
