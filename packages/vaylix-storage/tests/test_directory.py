@@ -15,12 +15,15 @@ import pytest
 from vaylix_storage import (
     Batch,
     DataDirectory,
+    Engine,
+    EngineOptions,
     EnvKeyProvider,
     FileKeyProvider,
     Keyring,
     Log,
     LogOptions,
     RealVfs,
+    Store,
 )
 from vaylix_storage._staging import (
     begin_building,
@@ -132,6 +135,70 @@ def test_a_kill_at_every_call_of_the_first_start() -> None:
 
 def test_a_failure_at_every_call_of_the_first_start() -> None:
     first_start_stopped_at_every_call(MemoryVfs.fail_at, MemoryVfs.kill)
+
+
+def tree(path: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        file: (file.stat().st_mode, b"" if file.is_dir() else file.read_bytes())
+        for file in sorted([path, *path.rglob("*")])
+    }
+
+
+@pytest.mark.parametrize("name", ["run.sh", "a/b/c", ".hidden", "wal/x", "snapshots/y", "wal.log2"])
+def test_a_foreign_directory_is_refused_unchanged(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "data" / name
+    file.parent.mkdir(parents=True, mode=0o755)
+    file.write_bytes(b"theirs")
+    file.chmod(0o755)
+    before = tree(tmp_path)
+    with pytest.raises(ForeignFormatError, match="no data directory of Vaylix: it holds") as caught:
+        Store.open(tmp_path / "data")
+    assert name.split("/", maxsplit=1)[0] in caught.value.reason
+    assert caught.value.code == "ENG-009"
+    assert caught.value.remedy == "choose another directory, or an empty one"
+    assert tree(tmp_path) == before
+
+
+def test_of_many_foreign_names_a_few_are_told(tmp_path: Path) -> None:
+    for name in "edcba":
+        (tmp_path / name).mkdir()
+    with pytest.raises(ForeignFormatError, match=r"it holds a, b, c and 2 more, but no node\.json"):
+        DataDirectory.open(tmp_path, vfs=RealVfs())
+
+
+def test_what_may_be_there_before_the_first_start(tmp_path: Path) -> None:
+    (tmp_path / "LOCK").touch()
+    (tmp_path / "node.json.tmp").touch()
+    (tmp_path / "maintenance.mode").touch()
+    (tmp_path / "keys").mkdir()
+    for name in ("lost+found", "backups", "archive"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "keys" / "my.key").write_bytes(b"ab" * 32 + b"\n")
+    vfs = RealVfs()
+    engine = Engine.open(
+        tmp_path,
+        vfs=vfs,
+        provider=FileKeyProvider(tmp_path / "keys" / "my.key", vfs=vfs),
+        options=EngineOptions(archive_directory=tmp_path / "archive"),
+        now_ms=1,
+    )
+    engine.close()
+    assert vfs.mode(tmp_path / "lost+found") == 0o755
+
+
+def test_a_key_file_of_the_usual_name_may_be_there_first(tmp_path: Path) -> None:
+    (tmp_path / "storage.key").write_bytes(b"ab" * 32)
+    Store.open(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["wal.begun", "snapshots/7.snapshot"])
+def test_a_directory_that_has_lost_its_identity_is_no_new_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / name).touch()
+    before = tree(tmp_path)
+    with pytest.raises(CorruptionError, match=r"node\.json is missing"):
+        DataDirectory.open(tmp_path, vfs=RealVfs())
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FORMAT_3.iterdir() if path.is_dir()))

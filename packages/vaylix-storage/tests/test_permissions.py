@@ -59,6 +59,26 @@ def test_everything_that_is_too_open_is_found_and_closed(tmp_path: Path) -> None
         assert vfs.mode(file) == (0o700 if file.is_dir() else 0o600)
 
 
+def test_only_what_is_ours_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    vfs = data_directory(path)
+    (path / "a" / "b").mkdir(parents=True)
+    ours = [path / "backups", path / "backups" / "deep", path / "backups" / "deep" / "dump.json"]
+    ours[1].mkdir(parents=True)
+    ours[2].write_bytes(b"")
+    ours += [path / "manifest.bin.tmp", path / "wal" / "next.tmp"]
+    theirs = [path / "run.sh", path / "a" / "b" / "c", path / "wal" / "x", path / "snapshots" / "y"]
+    for file in (*theirs, *ours[3:]):
+        file.write_bytes(b"")
+    theirs += [path / "a", path / "a" / "b"]
+    for file in (*ours, *theirs):
+        file.chmod(0o755)
+    findings = find_loose_modes(path, vfs=vfs)
+    assert {finding.path for finding in findings} == set(ours)
+    assert tighten_modes(findings, vfs=vfs) == []
+    assert {vfs.mode(file) for file in theirs} == {0o755}
+
+
 def test_a_key_file_elsewhere_is_looked_at_through_links(tmp_path: Path) -> None:
     vfs = RealVfs()
     for name in ("data", "keys"):
@@ -102,23 +122,23 @@ class OthersVfs(MemoryVfs):
     """A disk on which files with this name belong to another user."""
 
     def is_own(self, path: Path) -> bool:
-        return super().is_own(path) and path.name != "theirs"
+        return super().is_own(path) and path.name != "keyring.bin"
 
 
 def test_what_belongs_to_others_or_cannot_be_changed_is_left_and_reported() -> None:
     vfs = OthersVfs()
     vfs.make_directory(Path("/d"))
-    for name in ("ours", "theirs"):
+    for name in ("node.json", "keyring.bin"):
         vfs.create(Path("/d", name)).close()
         vfs.set_mode(Path("/d", name), 0o644)
     findings = find_loose_modes(Path("/d"), vfs=vfs)
-    assert modes(findings) == {"ours": 0o644, "theirs": 0o644}
+    assert modes(findings) == {"node.json": 0o644, "keyring.bin": 0o644}
     vfs.fail_at(vfs.call_count + 1, errno.EROFS)
-    assert modes(tighten_modes(findings, vfs=vfs)) == {"ours": 0o644, "theirs": 0o644}
-    assert modes(tighten_modes(findings, vfs=vfs)) == {"theirs": 0o644}
-    assert vfs.mode(Path("/d/ours")) == 0o600
-    vfs.unlink(Path("/d/ours"))
-    assert modes(tighten_modes(findings, vfs=vfs)) == {"theirs": 0o644}, "gone is closed"
+    assert modes(tighten_modes(findings, vfs=vfs)) == {"node.json": 0o644, "keyring.bin": 0o644}
+    assert modes(tighten_modes(findings, vfs=vfs)) == {"keyring.bin": 0o644}
+    assert vfs.mode(Path("/d/node.json")) == 0o600
+    vfs.unlink(Path("/d/node.json"))
+    assert modes(tighten_modes(findings, vfs=vfs)) == {"keyring.bin": 0o644}, "gone is closed"
 
 
 def test_a_directory_that_cannot_be_listed_is_an_error() -> None:

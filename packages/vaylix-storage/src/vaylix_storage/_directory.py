@@ -7,7 +7,7 @@
     wal.begun     there has been a log: from then on, one that is missing is lost
 
 `node.json` is the first file that is made. A directory without it that holds files of an older
-format is refused before anything is created in it.
+format, or anything that is not ours, is refused before anything is created in it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vaylix_storage.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from vaylix_storage._key_providers import KeyProvider
@@ -63,6 +63,24 @@ _OLDER_FORMAT_NAMES: Final = frozenset(
     }
 )
 _SEGMENT_SUFFIX: Final = ".wal"
+_SNAPSHOTS_NAME: Final = "snapshots"
+_SNAPSHOT_SUFFIX: Final = ".snapshot"
+# What may be there before the first start: what an interrupted one has left, what was put there for
+# it, and what a fresh volume holds.
+_EARLY_NAMES: Final = frozenset(
+    {
+        "LOCK",
+        f"{_IDENTITY_NAME}.tmp",
+        "audit.log",
+        "backups",
+        "lost+found",
+        "maintenance.mode",
+        "storage.key",
+        "storage.key.new",
+        "storage.key.tmp",
+    }
+)
+_SHOWN_NAMES: Final = 3
 _HexId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
@@ -106,17 +124,22 @@ class DataDirectory:
         vfs: Vfs,
         random_bytes: Callable[[int], bytes] = os.urandom,
         is_being_built: bool = False,
+        known: Iterable[Path] = (),
     ) -> DataDirectory:
         """Lock the directory, and create it and its identity if it is new.
 
-        Raises MigrationRequiredError for a directory of an older format, or where the migration of
-        one was interrupted, DirectoryLockedError for one in use, and FileSystemError for one that
-        was never finished, unless it `is_being_built`. None of these changes anything.
+        `known` are paths that may lie in a new one, such as a key file. Raises
+        MigrationRequiredError for a directory of an older format, or where the migration of one was
+        interrupted, ForeignFormatError for one that is not empty and not ours, CorruptionError for
+        one that has lost its identity, DirectoryLockedError for one in use, and FileSystemError for
+        one that was never finished, unless it `is_being_built`. None of these changes anything.
         """
         try:
             if not is_being_built:
                 refuse_unfinished(path, vfs)
             _refuse_older_format(path, vfs)
+            if not is_being_built:
+                _refuse_foreign(path, vfs, known)
             vfs.make_directory(path)
             lock = lock_directory(path / "LOCK", vfs)
         except OSError as error:
@@ -200,7 +223,7 @@ def older_format_names(path: Path, vfs: Vfs) -> list[str]:
     """
     if not vfs.exists(path) or vfs.exists(path / _IDENTITY_NAME):
         return []
-    if _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
+    if _has_data_of_this_format(path, vfs):
         raise CorruptionError(
             f"{_IDENTITY_NAME} is missing",
             path=path / _IDENTITY_NAME,
@@ -222,6 +245,38 @@ def _refuse_older_format(path: Path, vfs: Vfs) -> None:
             path=path,
             remedy=f"convert it with `{migrate_command(path)}`; the original is kept",
         )
+
+
+def _refuse_foreign(path: Path, vfs: Vfs, known: Iterable[Path]) -> None:
+    if not vfs.exists(path) or vfs.exists(path / _IDENTITY_NAME):
+        return
+    root = vfs.resolve(path)
+    inside = [real.relative_to(root) for real in map(vfs.resolve, known) if _is_below(real, root)]
+    allowed = _EARLY_NAMES.union(real.parts[0] for real in inside)
+    names = {*vfs.list_directory(path), *vfs.list_subdirectories(path)}
+    foreign = sorted(names - allowed)
+    if foreign:
+        shown = ", ".join(foreign[:_SHOWN_NAMES])
+        if len(foreign) > _SHOWN_NAMES:
+            shown += f" and {len(foreign) - _SHOWN_NAMES} more"
+        raise ForeignFormatError(
+            f"this is no data directory of Vaylix: it holds {shown}, but no {_IDENTITY_NAME}",
+            path=path,
+            remedy="choose another directory, or an empty one",
+        )
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path != root and path.is_relative_to(root)
+
+
+def _has_data_of_this_format(path: Path, vfs: Vfs) -> bool:
+    """Tell whether there is what is made only after the identity."""
+    if vfs.exists(path / _LOG_BEGUN_NAME) or _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
+        return True
+    snapshots = path / _SNAPSHOTS_NAME
+    names = vfs.list_directory(snapshots) if vfs.is_directory(snapshots) else []
+    return any(name.endswith(_SNAPSHOT_SUFFIX) for name in names)
 
 
 def _has_keyring_of_this_format(path: Path, vfs: Vfs) -> bool:

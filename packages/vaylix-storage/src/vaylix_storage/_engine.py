@@ -146,7 +146,9 @@ class Engine:
         vfs = RealVfs() if vfs is None else vfs
         options = EngineOptions() if options is None else options
         provider = FileKeyProvider(path / _KEY_NAME, vfs=vfs) if provider is None else provider
-        directory = DataDirectory.open(path, vfs=vfs, random_bytes=random_bytes)
+        directory = DataDirectory.open(
+            path, vfs=vfs, random_bytes=random_bytes, known=_known_paths(provider, options)
+        )
         try:
             keyring = directory.open_keyring(
                 provider, created_at_ms=now_ms, random_bytes=random_bytes
@@ -377,6 +379,12 @@ class Engine:
                 is_ours = parse_snapshot_name(name.removesuffix(_STAGING_SUFFIX)) is not None
                 if is_ours and name not in kept:
                     self._vfs.unlink(directory / name)
+
+
+def _known_paths(provider: KeyProvider, options: EngineOptions) -> list[Path]:
+    """Return what the user has named, and may have put into a new directory."""
+    paths = [provider.path] if isinstance(provider, FileKeyProvider) else []
+    return paths if options.archive_directory is None else [*paths, options.archive_directory]
 
 
 def _check_files(path: Path, manifest: Manifest, vfs: Vfs) -> None:

@@ -62,6 +62,11 @@ class FileKeyProvider:
         self._vfs = vfs
         self._random_bytes = random_bytes
 
+    @property
+    def path(self) -> Path:
+        """Where the key is."""
+        return self._path
+
     def prepare(self) -> None:
         """Create the key file unless it exists."""
         try:

@@ -14,16 +14,36 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from vaylix_storage._catalog import parse_segment_name
+from vaylix_storage._manifest import parse_snapshot_name
 from vaylix_storage._vfs import DIRECTORY_MODE, FILE_MODE, Vfs
 from vaylix_storage.errors import FileSystemError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["ModeFinding", "find_loose_modes", "tighten_modes"]
 
 # What lets the group or others in.
 _OPEN_BITS: Final = 0o077
+_STAGING_SUFFIX: Final = ".tmp"
+_OWN_NAMES: Final = frozenset(
+    {
+        "LOCK",
+        "UNFINISHED",
+        "audit.log",
+        "keyring.bin",
+        "maintenance.mode",
+        "manifest.bin",
+        "migration.json",
+        "node.json",
+        "restore.json",
+        "storage.key",
+        "storage.key.new",
+        "wal.begun",
+    }
+)
+_BACKUPS_NAME: Final = "backups"
 
 
 class ModeFinding(msgspec.Struct, frozen=True):
@@ -53,13 +73,14 @@ class ModeFinding(msgspec.Struct, frozen=True):
 def find_loose_modes(
     directory: Path, *, vfs: Vfs, others: Iterable[Path] = ()
 ) -> list[ModeFinding]:
-    """Return what in a directory, itself included, lets other users in; changes nothing.
+    """Return what of ours in a directory, itself included, lets others in; changes nothing.
 
-    `others` are further files, such as a key file that lies elsewhere; symbolic links are followed
-    there, but not in the directory. What does not exist is passed over. Raises FileSystemError.
+    What else lies there is not looked at. `others` are further files, such as a key file that lies
+    elsewhere; symbolic links are followed there, but not in the directory. What does not exist is
+    passed over. Raises FileSystemError.
     """
     findings = []
-    paths = dict.fromkeys((*_walk(directory, vfs), *others))
+    paths = dict.fromkeys((*_own_paths(directory, vfs), *others))
     for path in paths:
         try:
             mode = vfs.mode(path)
@@ -93,16 +114,40 @@ def tighten_modes(findings: Iterable[ModeFinding], *, vfs: Vfs) -> list[ModeFind
     return left
 
 
-def _walk(directory: Path, vfs: Vfs) -> Iterator[Path]:
-    """Yield a directory, the files in it, and the same for the directories in it."""
-    waiting = [directory]
+def _own_paths(directory: Path, vfs: Vfs) -> Iterator[Path]:
+    """Yield a data directory, and what in it has one of our names, with all backups."""
+    yield directory
+    yield from _files(directory, vfs, lambda name: name in _OWN_NAMES)
+    for name, is_own in (("wal", _is_segment), ("snapshots", _is_snapshot)):
+        if vfs.is_directory(directory / name):
+            yield directory / name
+            yield from _files(directory / name, vfs, is_own)
+    waiting = [directory / _BACKUPS_NAME] if vfs.is_directory(directory / _BACKUPS_NAME) else []
     while waiting:
         path = waiting.pop()
         yield path
-        try:
-            yield from (path / name for name in vfs.list_directory(path))
-            waiting.extend(path / name for name in vfs.list_subdirectories(path))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise FileSystemError(f"cannot be listed: {error}", path=path) from error
+        yield from _files(path, vfs, lambda _: True)
+        waiting.extend(path / name for name in _names(path, vfs.list_subdirectories))
+
+
+def _is_segment(name: str) -> bool:
+    return name == "next" or parse_segment_name(name) is not None
+
+
+def _is_snapshot(name: str) -> bool:
+    return parse_snapshot_name(name) is not None
+
+
+def _files(directory: Path, vfs: Vfs, is_own: Callable[[str], bool]) -> Iterator[Path]:
+    for name in _names(directory, vfs.list_directory):
+        if is_own(name.removesuffix(_STAGING_SUFFIX)):
+            yield directory / name
+
+
+def _names(path: Path, look: Callable[[Path], list[str]]) -> list[str]:
+    try:
+        return look(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileSystemError(f"cannot be listed: {error}", path=path) from error
