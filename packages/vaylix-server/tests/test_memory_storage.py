@@ -24,7 +24,13 @@ async def test_it_serves_and_leaves_no_trace(tmp_path: Path) -> None:
         facts = dict(info.pairs)
         assert facts[b"security.storage_encryption"] == b"disabled"
         assert facts[b"persistence.last_snapshot_at_ms"] != b"none"
-        assert "in memory only" in server.output.getvalue()
+        assert facts[b"persistence.wal_sync_policy"] == b"none"
+    log = server.output.getvalue()
+    assert "all data are in memory only" in log
+    assert ", data in memory only\n" in log
+    assert "stopped; --storage-backend memory keeps nothing\n" in log
+    assert "on disk" not in log
+    assert str(tmp_path) not in log
     assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
     async with serve_in_memory(tmp_path, SETTINGS) as server:
         client = await server.login()

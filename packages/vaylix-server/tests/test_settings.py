@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vaylix_server.errors import SettingsError
-from vaylix_server.settings import Number, Settings, settings_from_text, variable_of
+from vaylix_server.settings import Number, Settings, flag_of, settings_from_text, variable_of
 
 
 def test_defaults() -> None:
@@ -47,6 +47,27 @@ def test_a_burst_needs_a_rate() -> None:
     with pytest.raises(SettingsError, match="--requests-per-second"):
         settings_from_text({"request_burst": "5"}, {})
     assert settings_from_text({"requests_per_second": "5"}, {}).burst == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("wal_sync", "sync"),
+        ("wal_archive_dir", "archive"),
+        ("wal_retain_seconds", "1"),
+        ("snapshot_retain", "2"),
+        ("key_file", "key"),
+        ("key_provider", "file"),
+    ],
+)
+def test_what_only_a_disk_has_a_use_for_is_refused_beside_memory(name: str, text: str) -> None:
+    memory = {"storage_backend": "memory"}
+    with pytest.raises(SettingsError, match=f"{flag_of(name)} has no meaning.*memory"):
+        settings_from_text(memory | {name: text}, {})
+    with pytest.raises(SettingsError, match=f"{variable_of(name)} has no meaning.*memory"):
+        settings_from_text(memory, {variable_of(name): text})
+    settings_from_text({name: text}, {})
+    settings_from_text(memory | {"snapshot_wal_bytes": "1", "backup_dir": "b"}, {})
 
 
 def test_a_refused_password_is_not_shown() -> None:

@@ -169,7 +169,7 @@ class Server:
 
     async def _take_final_snapshot(self, snapshotter: Snapshotter) -> None:
         """Spare the next start the replay; what is acknowledged does not depend on it."""
-        if not self._failed:
+        if not self._failed and self._backend.is_durable:
             try:
                 await snapshotter.take()
             except (StorageError, OSError):
@@ -185,7 +185,7 @@ class Server:
             except (StorageError, OSError) as error:
                 self._report_failure(str(error))
             else:
-                self._log.info("server.shutdown", "stopped; everything acknowledged is on disk")
+                self._log.info("server.shutdown", f"stopped; {self._what_is_kept}")
                 return
         storage.abandon()
         self._log.error("server.shutdown", "stopped after a failure of the log; see above")
@@ -258,7 +258,7 @@ class Server:
                 metrics=self._metrics,
                 clock=clock,
                 snapshotter=snapshotter,
-                start=StartFacts(recovery_ms, in_maintenance),
+                start=StartFacts(recovery_ms, in_maintenance, self._backend.is_durable),
             ),
             snapshotter=snapshotter,
             slow_commands=slow_commands,
@@ -365,13 +365,19 @@ class Server:
                 f"--wal-sync {settings.wal_sync}: a power cut can lose acknowledged writes",
             )
         build = " (compiled)" if ALL_IS_COMPILED else ""
+        where = settings.data_dir if self._backend.is_durable else "memory only"
         log.info(
             "server.startup",
-            f"vaylix {SERVER_VERSION}{build} listening on {self.address}, "
-            f"data in {settings.data_dir}",
+            f"vaylix {SERVER_VERSION}{build} listening on {self.address}, data in {where}",
         )
         host, _, port = self.address.rpartition(":")
         log.info("server.startup", f"talk to it: vaylix-client --host {host} --port {port}")
+
+    @property
+    def _what_is_kept(self) -> str:
+        if self._backend.is_durable:
+            return "everything acknowledged is on disk"
+        return f"--storage-backend {self._backend.name} keeps nothing"
 
     @property
     def has_failed(self) -> bool:

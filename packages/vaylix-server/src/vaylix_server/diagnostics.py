@@ -32,6 +32,7 @@ class StartFacts:
 
     recovery_ms: int
     in_maintenance: bool
+    is_durable: bool
 
 
 class Diagnostics:
@@ -58,6 +59,7 @@ class Diagnostics:
         self._snapshotter = snapshotter
         self._recovery_ms = start.recovery_ms
         self._in_maintenance = start.in_maintenance
+        self._is_durable = start.is_durable
 
     def health(self) -> Entries:
         """Return HEALTH. A failed log degrades the node: it still reads, and never acknowledges."""
@@ -146,7 +148,7 @@ class Diagnostics:
             "persistence.wal_size_bytes": log.size_bytes,
             "persistence.wal_segment_count": log.segment_count,
             "persistence.oldest_retained_sequence": log.first_index,
-            "persistence.wal_sync_policy": self._settings.wal_sync,
+            "persistence.wal_sync_policy": self._settings.wal_sync if self._is_durable else None,
             "persistence.last_recovery_duration_ms": self._recovery_ms,
             "persistence.last_snapshot_at_ms": self._snapshotter.last_at_ms,
             "persistence.last_snapshot_duration_ms": self._snapshotter.last_duration_ms,

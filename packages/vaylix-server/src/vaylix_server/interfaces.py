@@ -74,11 +74,13 @@ class StorageRequest:
 class StorageBackend:
     """A place to keep log and snapshots; see `vaylix_storage.backend` for what it must do.
 
-    `open` may block; it raises `StartupError` when it cannot be opened.
+    `open` may block; it raises `StartupError` when it cannot be opened. One that is not durable
+    keeps nothing beyond its process; the server says so instead of promising anything.
     """
 
     name: str
     open: Callable[[StorageRequest], Storage]
+    is_durable: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Number", "PathText", "Settings", "Switch", "Text", "settings_from_text"]
 
+# What only a backend on a disk has a use for; beside `memory` they would promise what it is not.
+_OF_A_DISK = (
+    "wal_sync",
+    "wal_segment_size_bytes",
+    "wal_retain_segments",
+    "wal_retain_bytes",
+    "wal_retain_seconds",
+    "wal_archive_dir",
+    "snapshot_retain",
+    "snapshot_retain_seconds",
+    "key_provider",
+    "key_file",
+)
 U16 = 2**16 - 1
 U32 = 2**32 - 1
 U64 = 2**64 - 1
@@ -380,6 +393,13 @@ def settings_from_text(flags: Mapping[str, str], environ: Mapping[str, str]) -> 
                 raise SettingsError(f"invalid value {shown} for {source}: {error}") from None
             given_by[setting.name] = source
             break
+    if values.get("storage_backend") == "memory":
+        for name in _OF_A_DISK:
+            if name in given_by:
+                raise SettingsError(
+                    f"{given_by[name]} has no meaning with --storage-backend memory, which keeps "
+                    "nothing; leave one of them out"
+                )
     if "password_file" in values:
         if "password" in values:
             raise SettingsError(

@@ -23,4 +23,4 @@ def _open(request: StorageRequest) -> Storage:
 @hookimpl
 def vaylix_storage_backends() -> list[StorageBackend]:
     """Register the backend."""
-    return [StorageBackend(name="memory", open=_open)]
+    return [StorageBackend(name="memory", open=_open, is_durable=False)]
