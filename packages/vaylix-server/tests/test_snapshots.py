@@ -9,8 +9,10 @@ import pytest
 
 import vaylix_protocol as vtp
 from vaylix_protocol import Entries, ErrorReply, Ok, Value
+from vaylix_server.errors import StartupError
 from vaylix_server.settings import Settings
 from vaylix_server.testing import MemoryServer, WireClient, serve_in_memory
+from vaylix_storage import Log
 from vaylix_storage import commands as log
 from vaylix_storage.errors import FileSystemError
 
@@ -57,6 +59,16 @@ async def test_nothing_is_counted_twice_after_a_snapshot(tmp_path: Path) -> None
         assert await client.ask(vtp.Get(b"text")) == Value(b"abc")
         info = await facts(client)
         assert info["metrics.vaylix.persistence.wal.entry.replayed.count"] == "1"
+
+
+async def test_planted_replay_of_what_a_snapshot_holds_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted bug: all entries that are still there are applied to the snapshot."""
+    real_read = Log.read
+    monkeypatch.setattr(Log, "read", lambda log, _index, **_: real_read(log, log.first_index))
+    with pytest.raises(StartupError, match="in order, once"):
+        await test_nothing_is_counted_twice_after_a_snapshot(tmp_path)
 
 
 async def test_a_clean_stop_leaves_nothing_to_replay(tmp_path: Path) -> None:

@@ -228,6 +228,13 @@ def test_weakness_25_check_and_verify_decode_the_values_that_a_restore_would_wri
     assert verify_document(text.encode(), 50).entry_count == 1
 
 
+def test_planted_check_that_does_not_decode_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 25: whatever stands for a value will do until it is restored."""
+    monkeypatch.setattr(parser, "_decode_base64", str.encode)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_weakness_25_check_and_verify_decode_the_values_that_a_restore_would_write()
+
+
 STRICT = [
     ('{"key":"\\ud83d\\udd11","value_base64":"","version":1}', None),
     ('{"key":"\\ud83d","value_base64":"","version":1}', "lone surrogate"),

@@ -208,6 +208,15 @@ def test_weakness_25_a_sidecar_that_is_there_must_fit(
         directory.read_checked("x.json")
 
 
+def test_planted_restore_that_passes_over_the_sidecar_is_found(
+    directory: BackupDirectory, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted bug, weakness 25: RESTORE FROM does not look at what lies beside a dump."""
+    monkeypatch.setattr(BackupDirectory, "_read_sidecar", lambda *_: None)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_weakness_25_a_sidecar_that_is_there_must_fit(directory, base)
+
+
 def test_two_backups_to_one_file_do_not_mix(directory: BackupDirectory, base: Path) -> None:
     writer, pieces = document()
     first = directory.create("x.json")

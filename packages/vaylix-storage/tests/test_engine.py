@@ -29,6 +29,7 @@ from vaylix_storage.errors import (
     KeyringError,
     LogOrderError,
     StorageBusyError,
+    StorageError,
 )
 from vaylix_storage.testing import (
     SURVIVALS,
@@ -93,6 +94,8 @@ def test_the_log_behind_the_snapshot_is_all_that_is_read_again() -> None:
     engine, history = filled(vfs)
     take_snapshot(engine, history.appended)
     history.append(engine, 2)
+    assert engine.log.first_index == 1
+    assert state_of(engine) == history.appended
     engine.log.remove_before(7)
     assert engine.log.first_index == 7
     engine.close()
@@ -100,6 +103,49 @@ def test_the_log_behind_the_snapshot_is_all_that_is_read_again() -> None:
     assert engine.log.term_of(6) == 1
     assert list(engine.read_behind_snapshot()) == history.appended[3:]
     assert state_of(engine) == history.appended
+
+
+def test_planted_replay_of_what_the_snapshot_holds_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planted bug, weaknesses 1 and 2: all of the log is applied to the snapshot."""
+    monkeypatch.setattr(
+        Engine, "read_behind_snapshot", lambda engine: engine.log.read(engine.log.first_index)
+    )
+    with pytest.raises(AssertionError):
+        test_the_log_behind_the_snapshot_is_all_that_is_read_again()
+
+
+def start_two_nodes_that_write(vfs: MemoryVfs) -> None:
+    """Start a second node beside the first one, and see that what both acknowledge is kept."""
+    one, history = filled(vfs)
+    two = open_engine(vfs)
+    history.append(one)
+    two.log.append([make_batch(two.log.last_index + 1, term=2)])
+    two.log.sync()
+    vfs.kill()
+    assert state_of(open_engine(vfs)) == history.appended
+
+
+def test_of_two_nodes_the_second_is_refused_and_loses_nothing() -> None:
+    vfs = MemoryVfs()
+    with pytest.raises(DirectoryLockedError):
+        start_two_nodes_that_write(vfs)
+    vfs.kill()
+    assert len(state_of(open_engine(vfs))) == 3
+
+
+def test_planted_locks_that_keep_nobody_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 9: nothing stands in the way of a second node."""
+
+    class NoLock:
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(MemoryVfs, "lock", lambda _vfs, _path: NoLock())
+    with pytest.raises((AssertionError, StorageError)) as lost:
+        start_two_nodes_that_write(MemoryVfs())
+    assert not isinstance(lost.value, DirectoryLockedError)
 
 
 def test_a_snapshot_puts_the_log_on_the_disk_under_every_policy() -> None:

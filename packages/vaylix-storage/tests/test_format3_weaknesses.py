@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 
 from vaylix_storage import RealVfs
 from vaylix_storage._entry import Entry as StoredEntry
-from vaylix_storage.errors import CorruptionError, LogDamageError
+from vaylix_storage.errors import CorruptionError, InvalidIntegerError, LogDamageError
 from vaylix_storage.format3 import (
     Entry,
     Format3Contents,
@@ -22,6 +23,9 @@ from vaylix_storage.format3 import (
     is_format3,
     read_directory,
 )
+from vaylix_storage.format3._log import Record
+from vaylix_storage.format3._reading import _Log
+from vaylix_storage.format3._replay import Replay
 from vaylix_storage.testing import MemoryVfs
 
 FIXTURES = Path(__file__).parent / "data" / "format3"
@@ -90,6 +94,24 @@ def test_1_entries_that_the_snapshot_holds_are_not_applied_again() -> None:
 def test_2_a_text_over_a_counter_does_not_make_the_directory_unreadable() -> None:
     contents = read_fixture("e5_incr_then_text_then_save")
     assert any(entry.value == b"abc" for entry in contents.entries.values())
+
+
+def test_1_and_2_are_found_when_they_are_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug: what the log still holds of the snapshot is applied to it once more."""
+
+    def checked_but_never_left_out(
+        log: _Log, records: Iterator[Record], progress: Callable[[int, int], None]
+    ) -> Iterator[Record]:
+        for record in records:
+            list(real_checked(log, iter([record]), progress))
+            yield record
+
+    real_checked = _Log.checked
+    monkeypatch.setattr(_Log, "checked", checked_but_never_left_out)
+    with pytest.raises(AssertionError, match="11"):
+        test_1_entries_that_the_snapshot_holds_are_not_applied_again()
+    with pytest.raises(InvalidIntegerError):
+        test_2_a_text_over_a_counter_does_not_make_the_directory_unreadable()
 
 
 def test_3_keys_are_dead_when_an_entry_is_applied_that_was_made_after_their_time() -> None:
@@ -176,6 +198,15 @@ def test_18_a_clock_that_stepped_back_loses_no_entry() -> None:
     )
     assert sorted(contents.entries) == [b"a", b"b"]
     assert contents.last_timestamp_ms == 2000
+
+
+def test_3_is_found_when_it_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug: entries are applied as if no time had passed between them."""
+    monkeypatch.setattr(Replay, "_drop_dead", lambda _replay, _now_ms: None)
+    with pytest.raises((AssertionError, InvalidIntegerError)):
+        test_3_keys_are_dead_when_an_entry_is_applied_that_was_made_after_their_time()
+    with pytest.raises(AssertionError):
+        test_3_the_time_of_an_entry_is_that_of_its_making_not_of_the_reading()
 
 
 @pytest.mark.parametrize(

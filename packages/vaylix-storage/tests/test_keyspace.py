@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from vaylix_storage import Answer, CommandFailure, ExecResult, FailureCode, Keyspace, Result
@@ -268,6 +270,24 @@ def test_incr_of_a_dead_counter_starts_at_0_also_on_replay() -> None:
             results = [one(state, command, now_ms) for command, now_ms in history]
             assert results == [Answer.OK, 1]
             assert state.get(b"n", NOW + 30) == b"1"
+
+
+def test_planted_replay_that_knows_no_time_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 3: for the second state of each test no time passes."""
+    real_apply = Keyspace.apply
+    states: list[Keyspace] = []
+
+    def apply(
+        state: Keyspace, commands: Sequence[Command], now_ms: int, *, want_results: bool
+    ) -> list[Result]:
+        if state not in states:
+            states.append(state)
+        is_replay = states.index(state) % 2 == 1
+        return real_apply(state, commands, NOW if is_replay else now_ms, want_results=want_results)
+
+    monkeypatch.setattr(Keyspace, "apply", apply)
+    with pytest.raises(AssertionError, match="42"):
+        test_incr_of_a_dead_counter_starts_at_0_also_on_replay()
 
 
 def test_expire(live: Keyspace) -> None:

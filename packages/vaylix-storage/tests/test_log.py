@@ -191,6 +191,13 @@ def test_an_append_beyond_one_frame_is_refused() -> None:
     assert log.last_index == 0
 
 
+def test_planted_bounds_that_only_reading_knows_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 6: an entry is looked at when it has been written already."""
+    monkeypatch.setattr("vaylix_storage._log.check_append", lambda *_: None)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_the_largest_entry_fits_and_one_byte_more_does_not()
+
+
 def test_a_vote_of_255_bytes_fits_and_256_do_not() -> None:
     log = open_log(MemoryVfs())
     log.append([], HardState(1, b"v" * 255, 0))

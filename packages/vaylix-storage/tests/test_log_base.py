@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from vaylix_storage import Batch, HardState, Log, LogBase, LogOptions, SegmentStat, SyncPolicy
+from vaylix_storage import (
+    Batch,
+    HardState,
+    Keyring,
+    Log,
+    LogBase,
+    LogOptions,
+    SegmentStat,
+    SyncPolicy,
+    Vfs,
+    _recovery,
+)
+from vaylix_storage._catalog import SegmentInfo
+from vaylix_storage._format import HEADER_BYTES, parse_header
 from vaylix_storage.errors import CorruptionError, LogClosedError, LogOrderError, LogPoisonedError
 from vaylix_storage.testing import MemoryVfs, counting_random_bytes, fixed_keyring
 
@@ -98,6 +111,24 @@ def test_every_set_of_missing_segments_is_reported_or_within_the_base(
         assert files == {
             name: vfs.content(DIRECTORY / name) for name in vfs.list_directory(DIRECTORY)
         }, "nothing may be changed"
+
+
+@pytest.mark.parametrize("base_index", [0, 3, 5])
+def test_planted_blindness_for_missing_segments_is_found(
+    base_index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted bug, weakness 19: the log begins where its oldest file does, whatever is lost."""
+    real_begin = _recovery._begin
+
+    def begin_anywhere(segments: list[SegmentInfo], base: LogBase | None) -> object:
+        if segments and segments[0].first_index > (0 if base is None else base.index) + 1:
+            base = snapshot_at(segments[0].first_index - 1)
+        return real_begin(segments, base)
+
+    monkeypatch.setattr(_recovery, "_begin", begin_anywhere)
+    monkeypatch.setattr(_recovery, "_may_be_the_oldest", lambda *_: True)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_every_set_of_missing_segments_is_reported_or_within_the_base(base_index, is_open=True)
 
 
 def test_the_report_says_which_entries_are_missing() -> None:
@@ -234,6 +265,23 @@ def test_an_empty_active_segment_that_begins_elsewhere_is_refused() -> None:
         file.sync()
         with pytest.raises(CorruptionError, match="the segment begins with entry 3"):
             open_log(vfs, base)
+
+
+def test_planted_trust_in_the_name_of_an_empty_segment_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planted bug, weakness 20: what the name says is not compared with what the file says."""
+    real_read = _recovery.read_segment_header
+
+    def read_anyhow(
+        path: Path, _first_index: int, vfs: Vfs, keyring: Keyring, timeline: bytes
+    ) -> SegmentInfo:
+        header, _ = parse_header(vfs.open(path).read_at(0, HEADER_BYTES))
+        return real_read(path, header.first_index, vfs, keyring, timeline)
+
+    monkeypatch.setattr(_recovery, "read_segment_header", read_anyhow)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_an_empty_active_segment_that_begins_elsewhere_is_refused()
 
 
 def test_only_sealed_segments_before_the_index_are_removed() -> None:

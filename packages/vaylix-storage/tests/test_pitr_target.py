@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vaylix_storage.errors import (
     StorageError,
 )
 from vaylix_storage.offline import Point, RestoreOptions, pitr, restore
+from vaylix_storage.offline._restored_target import RestoreTarget
 from vaylix_storage.offline.past_testing import (
     ARCHIVE,
     SOURCE,
@@ -95,6 +97,33 @@ def test_a_target_must_not_be_the_source_or_the_archive_or_hold_them(target: Pat
             options=RestoreOptions(now_ms=1, archive=ARCHIVE, force=True),
         )
     assert files_below(vfs, SOURCE.parent) == before
+
+
+def test_planted_comparison_of_paths_as_texts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 15: another way to write the path of the source is another path."""
+    real_check = RestoreTarget.check
+
+    def check_texts(target: RestoreTarget, sources: Iterable[Path], *, force: bool) -> None:
+        real_check(target, [source for source in sources if source == target._given], force=force)
+
+    monkeypatch.setattr(RestoreTarget, "check", check_texts)
+    test_a_target_must_not_be_the_source_or_the_archive_or_hold_them(SOURCE)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_target_must_not_be_the_source_or_the_archive_or_hold_them(Path("/node/x/../data"))
+
+
+def test_planted_replacement_without_being_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug, weakness 15: what is in the way is always put out of it."""
+    real_check = RestoreTarget.check
+    monkeypatch.setattr(
+        RestoreTarget, "check", lambda one, sources, **_: real_check(one, sources, force=True)
+    )
+    real_take = RestoreTarget.take_place
+    monkeypatch.setattr(
+        RestoreTarget, "take_place", lambda one, now_ms, **_: real_take(one, now_ms, force=True)
+    )
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_target_with_data_is_refused_or_put_aside_and_a_dry_run_does_nothing()
 
 
 def test_what_only_has_the_name_of_a_half_built_directory_is_left_alone() -> None:
