@@ -250,18 +250,25 @@ def test_what_is_too_large_is_refused_and_changes_nothing() -> None:
 
 def test_a_closed_store_says_so() -> None:
     store = open_store(MemoryVfs())
+    store.set(b"k", b"v")
+    keys = store.scan()
     store.close()
     store.close()
     actions: list[Callable[[], object]] = [
         lambda: store.get(b"k"),
         lambda: store.set(b"k", b"v"),
         lambda: len(store),
-        lambda: next(store.scan()),
+        lambda: next(keys),
+        store.scan,
+        store.delete,
+        lambda: store.sequence,
+        store.__enter__,
         store.snapshot,
         lambda: store.backup("/backups/dump.json"),
+        lambda: store.restore_backup("/backups/missing.json"),
     ]
     for action in actions:
-        with pytest.raises(LogClosedError):
+        with pytest.raises(LogClosedError, match="has been closed"):
             action()
 
 

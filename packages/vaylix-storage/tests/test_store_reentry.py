@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vaylix_storage import Store
 from vaylix_storage.errors import StorageBusyError, StorageError
 from vaylix_storage.testing import MemoryVfs
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 PATH = Path("/data")
 START = 1_700_000_000_000
@@ -64,7 +68,7 @@ def at_instruction(number: int, act: Callable[[], None]) -> Iterator[list[int]]:
     """Act before the instruction of the store of this number; yields how many there were."""
     count = [0]
 
-    def trace(frame: FrameType, event: str, _: object) -> object:
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         if not is_of_the_store(frame):
             return None
         frame.f_trace_opcodes = True

@@ -76,7 +76,7 @@ class Lock(Protocol):
     """A lock that is held until released or until the process ends."""
 
     def release(self) -> None:
-        """Give the lock up."""
+        """Give the lock up; in a child made by a fork, only let go of it."""
         ...
 
 
@@ -324,10 +324,11 @@ class RealVfs:
 
 
 class _RealLock:
-    __slots__ = ("_descriptors",)
+    __slots__ = ("_descriptors", "_process_id")
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
+        self._process_id = os.getpid()
 
     def take(self, path: Path, flags: int, kind: int = fcntl.LOCK_EX) -> None:
         descriptor = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
@@ -336,7 +337,13 @@ class _RealLock:
 
     def release(self) -> None:
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            descriptor = self._descriptors.pop()
+            # A child made by a fork has the same lock: closing it here would leave it with a child
+            # that lives on, and unlocking it there would take it away from the parent.
+            if os.getpid() == self._process_id:
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 class _RealFile:

@@ -27,6 +27,7 @@ __all__ = [
     "EntryTooLargeError",
     "FileSystemError",
     "ForeignFormatError",
+    "ForeignProcessError",
     "IntegerOverflowError",
     "InvalidIntegerError",
     "KeyringError",
@@ -89,6 +90,13 @@ class FileSystemError(StorageError):
 
 class DirectoryLockedError(StorageError):
     """Another process uses this data directory."""
+
+    code = "ENG-011"
+    name = "Invalid Storage Operation"
+
+
+class ForeignProcessError(StorageError):
+    """A store is used in a child of the process that opened it. Nothing was changed."""
 
     code = "ENG-011"
     name = "Invalid Storage Operation"

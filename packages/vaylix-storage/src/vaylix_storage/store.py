@@ -12,6 +12,9 @@ Threads: any thread may call any method. One call runs at a time, the others wai
 backups let others in between their steps and show the state of the moment they began. What runs in
 the middle of a call in the same thread, such as a signal handler, gets StorageBusyError.
 
+Processes: one. In a child made by a fork (also of `multiprocessing`) every method raises
+ForeignProcessError, but for `close`, which lets go of the files and changes nothing.
+
 Directories of a Vaylix server hold more than keys, and their log means something else: they are
 refused. Data change sides by logical backups.
 """
@@ -211,8 +214,7 @@ class Store:
         if pattern is not None:
             check_bytes(pattern)
         check_number("count", count)
-        with self._lock.checked():
-            self._read_time()
+        self._check_open()
         return self._scan(pattern, count)
 
     def __len__(self) -> int:
@@ -254,7 +256,10 @@ class Store:
     def delete(self, *keys: bytes) -> int:
         """Remove keys; return how many there were."""
         check_bytes(*keys)
-        return cast("int", self._write(Del(keys))) if keys else 0
+        if not keys:
+            self._check_open()
+            return 0
+        return cast("int", self._write(Del(keys)))
 
     def pop(self, key: bytes) -> bytes | None:
         """Remove a key and return its value, or None."""
@@ -366,6 +371,7 @@ class Store:
         subclasses of BackupError, and EntryTooLargeError.
         """
         path = Path(path)
+        self._check_open()
         directory = BackupDirectory(path.parent.absolute(), vfs=self._vfs)
         document = directory.read_checked(path.name)
         with self._lock.checked():
@@ -413,7 +419,8 @@ class Store:
     def sequence(self) -> int:
         """Number of the last entry of the log, to name this moment for `restore_to_point`."""
         with self._lock.checked():
-            return self._engine.log.last_index
+            self._check_not_closed()
+            return self._last_index
 
     @property
     def recovery(self) -> RecoveryReport:
@@ -421,7 +428,13 @@ class Store:
         return self._engine.log.recovery
 
     def close(self) -> None:
-        """Stop cleanly and let others open the directory. Closing twice is allowed."""
+        """Stop cleanly and let others open the directory. Closing twice is allowed.
+
+        In a child made by a fork it only lets go of the files; the parent goes on.
+        """
+        if self._lock.is_inherited:
+            self._engine.abandon()
+            return
         with self._walk(), self._lock.checked():
             if not self._is_closed:
                 self._is_closed = True
@@ -431,6 +444,7 @@ class Store:
                     self._engine.abandon()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -463,9 +477,12 @@ class Store:
     def _last_index(self) -> int:
         return self._engine.log.last_index
 
-    def _read_time(self) -> int:
+    def _check_not_closed(self) -> None:
         if self._is_closed:
-            raise LogClosedError("the store has been closed")
+            raise LogClosedError("the store has been closed", remedy="open it again")
+
+    def _read_time(self) -> int:
+        self._check_not_closed()
         self._now_ms = max(self._now_ms, self._read_clock())
         return self._now_ms
 
@@ -474,13 +491,17 @@ class Store:
         check_time(now_ms)
         return now_ms
 
+    def _check_open(self) -> None:
+        """Raise what a call would raise here and now; takes the lock."""
+        with self._lock.checked():
+            self._check_not_closed()
+
     def _write_time(self) -> int:
         self._check_usable()
         return self._read_time()
 
     def _check_usable(self) -> None:
-        if self._is_closed:
-            raise LogClosedError("the store has been closed")
+        self._check_not_closed()
         if self._failure is not None:
             raise LogPoisonedError(
                 f"the store stopped at an earlier failure: {self._failure}",
