@@ -11,7 +11,7 @@ from vaylix_storage import EnvKeyProvider, FileKeyProvider, RealVfs
 from vaylix_storage._staging import is_unfinished
 from vaylix_storage.errors import CorruptionError, FileSystemError, KeyringError
 from vaylix_storage.offline import CopyResult, Progress, State, copy_directory, no_progress
-from vaylix_storage.offline.testing import Sample
+from vaylix_storage.offline.testing import NOW_MS, Sample
 from vaylix_storage.testing import SimulatedCrash, Survival
 
 TARGET = Path("/copy")
@@ -100,6 +100,38 @@ def test_a_directory_may_change_all_the_while(moment: int) -> None:
     keys = sample.contents(TARGET)
     newest = result.verification.report.newest_sequence or 0
     assert keys.keys() == {b"key %d" % first for first in range(1, newest + 1, 2)} | {b"n"}
+
+
+def test_a_snapshot_that_goes_meanwhile_is_not_taken_for_lost(sample: Sample) -> None:
+    sample.fill(clean=True)
+    engine = sample.open()
+    oldest = sample.path / "snapshots" / "6.snapshot"
+    real_open = sample.memory.open
+    is_first = True
+
+    def opening(path: Path) -> object:
+        nonlocal is_first
+        if path == oldest and is_first:
+            # The manifest that names it has been read already.
+            is_first = False
+            sample.append(engine)
+            sample.snapshot(engine)
+            engine.apply_retention(None, NOW_MS)
+            assert not sample.vfs.exists(oldest)
+        return real_open(path)
+
+    sample.memory.open = opening  # type: ignore[method-assign, assignment]
+    result = copy(sample)
+    assert not is_first
+    assert result.verification.state is not State.CORRUPT
+    assert result.verification.report.newest_sequence == engine.log.last_index
+    # It is lost, where the manifest goes on to name it.
+    engine.close()
+    newest = sample.path / "snapshots" / f"{result.verification.report.newest_sequence}.snapshot"
+    sample.memory.remove(newest)
+    with pytest.raises(CorruptionError, match="the snapshot is missing") as caught:
+        copy(sample, Path("/second"))
+    assert caught.value.path == newest
 
 
 def test_a_write_that_is_under_way_is_not_in_the_copy(sample: Sample) -> None:
