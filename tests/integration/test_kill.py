@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 import vaylix_protocol as vtp
 from vaylix_server.testing import ServerProcess, Witness
 
-KILLS = 12
-WRITERS = 4
+KILLS = 10
+# As many as it took to make 0.9 forget what it had acknowledged.
+WRITERS = 16
 LOAD_SECONDS = (0.05, 0.4)
 # Small segments, and a snapshot whenever the log has grown a little.
 RESTLESS = ("--wal-segment-size-bytes=65536", "--snapshot-wal-bytes=100000")
 
 
-def test_every_acknowledged_write_survives_sigkill(tmp_path: Path) -> None:
+def kill_under_load(
+    data: Path, *flags: str, environment: Mapping[str, str] | None = None
+) -> list[Witness]:
+    """Kill a server again and again, and check what the next one holds."""
     chance = random.Random(20_261_124)
     writers = [Witness(number, number) for number in range(WRITERS)]
     for _ in range(KILLS):
-        with ServerProcess(tmp_path / "data", *RESTLESS) as server:
+        with ServerProcess(data, *flags, environment=environment) as server:
             with server.admin() as client:
                 for writer in writers:
                     writer.check(client)
@@ -38,9 +45,44 @@ def test_every_acknowledged_write_survives_sigkill(tmp_path: Path) -> None:
             server.kill()
             for writer in writers:
                 writer.join()
-    with ServerProcess(tmp_path / "data", *RESTLESS) as server, server.admin() as client:
+    return writers
+
+
+def test_every_acknowledged_write_survives_sigkill(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    writers = kill_under_load(data, *RESTLESS)
+    with ServerProcess(data, *RESTLESS) as server, server.admin() as client:
         for writer in writers:
             writer.successor().check(client)
         assert client.ask(vtp.Save()) == vtp.Ok()
         assert sum(writer.acknowledged for writer in writers) > 10 * KILLS
-    assert list((tmp_path / "data" / "snapshots").iterdir())
+    assert list((data / "snapshots").iterdir())
+
+
+WRITES_LATE = """
+from vaylix_storage import Log
+
+append, last_index = Log.append, Log.last_index
+waiting = []
+
+
+def append_the_one_before(log, batches, hard_state=None):
+    before = list(waiting)
+    waiting[:] = batches
+    append(log, before, hard_state)
+
+
+def last_index_told(log):
+    return waiting[-1].last_index if waiting else last_index.fget(log)
+
+
+Log.append = append_the_one_before
+Log.last_index = property(last_index_told)
+"""
+
+
+def test_planted_answers_before_the_write_are_found(tmp_path: Path) -> None:
+    """Planted bug, weakness 36: a batch is answered, and written when the next one comes."""
+    (tmp_path / "sitecustomize.py").write_text(WRITES_LATE, encoding="utf-8")
+    with pytest.raises(AssertionError, match="possible were"):
+        kill_under_load(tmp_path / "data", environment={"PYTHONPATH": str(tmp_path)})
