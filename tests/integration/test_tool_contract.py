@@ -269,6 +269,7 @@ def test_without_its_only_snapshot_inspect_says_that_there_is_no_window(
     assert f"lost snapshot {snapshot.stem} of 20" in text.err
     last = int(found["newest_sequence"])
     assert f"entries up to {last}" in text.err
+    assert f"segment from {last + 1} on, without entries" in text.err
     details = json.loads(run("pitr", "inspect", f"--data-dir={data}", "--output=json").out)
     assert details["window"] is None
     assert [part["meta"]["index"] for part in details["lost_snapshots"]] == [int(snapshot.stem)]

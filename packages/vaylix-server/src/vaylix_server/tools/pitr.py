@@ -122,11 +122,13 @@ def _show_parts(history: History) -> None:
         )
     for segment in history.segments:
         where = "archived " if segment.is_archived else ""
-        click.echo(
-            f"{where}segment {segment.first_index} to {segment.last_index}, "
-            f"{_time(segment.first_timestamp_ms)} to {_time(segment.last_timestamp_ms)}",
-            err=True,
+        content = (
+            f"{segment.first_index} to {segment.last_index}, "
+            f"{_time(segment.first_timestamp_ms)} to {_time(segment.last_timestamp_ms)}"
         )
+        if segment.last_index < segment.first_index:
+            content = f"from {segment.first_index} on, without entries"
+        click.echo(f"{where}segment {content}", err=True)
     for timeline in history.other_timelines:
         click.echo(f"the archive also holds another history, {timeline}", err=True)
     for note in history.notes:
