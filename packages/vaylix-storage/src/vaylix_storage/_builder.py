@@ -172,7 +172,7 @@ def read_back(
                 reader.close()
             # Not as installed: a log that does not reach its base is a mistake here.
             base = LogBase(entry.meta.index, entry.meta.term, installed=False)
-            log = _open_log(directory, keyring, vfs, base, os.urandom)
+            log = _open_log(directory, keyring, vfs, base, os.urandom, must_exist=True)
             try:
                 if take_batch is not None:
                     for batch in log.read(entry.meta.index + 1):
@@ -256,7 +256,7 @@ def _write_log(
 ) -> int:
     meta = history.meta
     base = LogBase(meta.index, meta.term, installed=True)
-    log = _open_log(directory, keyring, vfs, base, random_bytes)
+    log = _open_log(directory, keyring, vfs, base, random_bytes, must_exist=False)
     directory.mark_log_begun()
     try:
         term = meta.term
@@ -285,6 +285,8 @@ def _open_log(
     vfs: Vfs,
     base: LogBase,
     random_bytes: Callable[[int], bytes],
+    *,
+    must_exist: bool,
 ) -> Log:
     return Log.open(
         directory.wal_path,
@@ -292,7 +294,7 @@ def _open_log(
         keyring=keyring,
         options=LogOptions(
             timeline=directory.timeline,
-            must_exist=directory.log_has_begun,
+            must_exist=must_exist,
             sync_policy=SyncPolicy.BUFFERED,
             base=base,
         ),

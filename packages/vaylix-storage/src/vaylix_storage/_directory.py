@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataDirectory",
     "NodeIdentity",
+    "has_log_begun",
     "lock_directory",
     "older_format_names",
     "read_identity",
@@ -62,6 +63,7 @@ _OLDER_FORMAT_NAMES: Final = frozenset(
         "wal.log",
     }
 )
+_MANIFEST_NAME: Final = "manifest.bin"
 _SEGMENT_SUFFIX: Final = ".wal"
 _SNAPSHOTS_NAME: Final = "snapshots"
 _SNAPSHOT_SUFFIX: Final = ".snapshot"
@@ -175,7 +177,7 @@ class DataDirectory:
         path = self.path / _KEYRING_NAME
         try:
             is_new = not self._vfs.exists(path)
-            has_data = is_new and _has_segments(self.wal_path, self._vfs)
+            has_data = is_new and (self.log_has_begun or _has_segments(self.wal_path, self._vfs))
         except OSError as error:
             raise FileSystemError(f"cannot read the data directory: {error}", path=path) from error
         if has_data:
@@ -200,7 +202,7 @@ class DataDirectory:
     @property
     def log_has_begun(self) -> bool:
         """Whether there has been a log, so that finding none means that it is lost."""
-        return self._vfs.exists(self.path / _LOG_BEGUN_NAME)
+        return has_log_begun(self.path, self._vfs)
 
     def mark_log_begun(self) -> None:
         """Note that there is a log now; call it once `Log.open` has returned."""
@@ -214,6 +216,19 @@ class DataDirectory:
     def close(self) -> None:
         """Give up the lock."""
         self._lock.release()
+
+
+def has_log_begun(path: Path, vfs: Vfs) -> bool:
+    """Tell whether there has been a log in a finished directory; OSError.
+
+    Its mark says so, and so does what comes after it: a manifest, and any snapshot, whether it
+    counts or is a leftover of a crash.
+    """
+    if vfs.exists(path / _LOG_BEGUN_NAME) or vfs.exists(path / _MANIFEST_NAME):
+        return True
+    snapshots = path / _SNAPSHOTS_NAME
+    names = vfs.list_directory(snapshots) if vfs.is_directory(snapshots) else []
+    return any(name.removesuffix(".tmp").endswith(_SNAPSHOT_SUFFIX) for name in names)
 
 
 def older_format_names(path: Path, vfs: Vfs) -> list[str]:
@@ -272,11 +287,10 @@ def _is_below(path: Path, root: Path) -> bool:
 
 def _has_data_of_this_format(path: Path, vfs: Vfs) -> bool:
     """Tell whether there is what is made only after the identity."""
-    if vfs.exists(path / _LOG_BEGUN_NAME) or _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
+    if _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
         return True
-    snapshots = path / _SNAPSHOTS_NAME
-    names = vfs.list_directory(snapshots) if vfs.is_directory(snapshots) else []
-    return any(name.endswith(_SNAPSHOT_SUFFIX) for name in names)
+    # A manifest was called so by the older formats, too.
+    return not vfs.exists(path / _MANIFEST_NAME) and has_log_begun(path, vfs)
 
 
 def _has_keyring_of_this_format(path: Path, vfs: Vfs) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from vaylix_storage._catalog import STAGING_NAME, SegmentInfo, parse_segment_name
+from vaylix_storage._directory import has_log_begun
 from vaylix_storage._format import HEADER_BYTES, FormatError, Predecessor, parse_header
 from vaylix_storage._manifest import (
     Manifest,
@@ -273,7 +274,7 @@ class Examination:
 
     def _check_log(self, keyring: Keyring) -> None:
         wal = self._path / WAL_NAME
-        has_begun = self._vfs.exists(self._path / LOG_BEGUN_NAME)
+        has_begun = has_log_begun(self._path, self._vfs)
         if not self._vfs.exists(wal):
             if has_begun:
                 self._note_problem(wal, missing_log(wal))

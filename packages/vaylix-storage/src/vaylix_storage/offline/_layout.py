@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from vaylix_storage._catalog import parse_segment_name
-from vaylix_storage._directory import NodeIdentity, read_identity
+from vaylix_storage._directory import NodeIdentity, has_log_begun, read_identity
 from vaylix_storage._keyring import Keyring
 from vaylix_storage.errors import CorruptionError
 
@@ -94,7 +94,7 @@ def check_keyring_exists(path: Path, vfs: Vfs) -> None:
 
 def has_data(path: Path, vfs: Vfs) -> bool:
     """Tell whether anything in a directory is, or has been, sealed by a key; OSError."""
-    if any(vfs.exists(path / name) for name in (LOG_BEGUN_NAME, MANIFEST_NAME)):
+    if has_log_begun(path, vfs):
         return True
     return vfs.exists(path / WAL_NAME) and bool(segment_names(path, vfs))
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias, Union
 import msgspec
 
 from vaylix_storage._batch import Batch, BatchKind
+from vaylix_storage._directory import has_log_begun
 from vaylix_storage.commands import decode_commands
 from vaylix_storage.errors import FileSystemError, StorageError
 from vaylix_storage.offline._examination import missing_log
 from vaylix_storage.offline._layout import (
-    LOG_BEGUN_NAME,
     WAL_NAME,
     load_identity,
     load_keyring,
@@ -180,7 +180,7 @@ def _dump(
     timeline = bytes.fromhex(load_identity(path, vfs).timeline)
     wal = path / WAL_NAME
     if not (vfs.exists(wal) and segment_names(path, vfs)):
-        if vfs.exists(path / LOG_BEGUN_NAME):
+        if has_log_begun(path, vfs):
             yield _damage(missing_log(wal), wal)
         return
     keyring = load_keyring(path, vfs=vfs, provider=provider)
