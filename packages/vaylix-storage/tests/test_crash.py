@@ -381,6 +381,15 @@ def test_poisoned_log_refuses_everything_with_the_first_cause() -> None:
     assert log.durable_index == 0
 
 
+def test_planted_log_that_goes_on_after_a_failed_sync_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planted bug, weaknesses 10 and 37: a failure is told, and forgotten."""
+    monkeypatch.setattr(Log, "_poison", lambda _log, error: LogPoisonedError(str(error)))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_poisoned_log_refuses_everything_with_the_first_cause()
+
+
 def test_outcomes_are_told_apart() -> None:
     vfs = MemoryVfs()
     log = open_log(vfs)
