@@ -66,6 +66,43 @@ def test_an_empty_target_is_used_and_nothing_is_left_beside_it() -> None:
     assert vfs.list_subdirectories(TARGET.parent) == ["archive", "data", "restored"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", [".", "notes.txt", "deep/notes.txt", "storage.key"])
+def test_only_a_data_directory_is_put_aside(name: str, force: bool) -> None:
+    vfs = MemoryVfs()
+    small_history(vfs)
+    vfs.make_directory((TARGET / name).parent)
+    vfs.create(TARGET / name).close()
+    before = files_below(vfs, SOURCE.parent)
+    with pytest.raises(RestoreTargetError, match="no data directory of Vaylix") as refusal:
+        restore_to(vfs, Point(sequence=5), force=force)
+    assert refusal.value.remedy is not None
+    assert "--force" not in refusal.value.remedy
+    assert files_below(vfs, SOURCE.parent) == before
+
+
+@pytest.mark.parametrize("lost", ["node.json", "keyring.bin", "wal.begun"])
+def test_a_damaged_directory_is_put_aside_like_a_whole_one(lost: str) -> None:
+    vfs = MemoryVfs()
+    writer = small_history(vfs)
+    restore_to(vfs, Point(sequence=5))
+    vfs.unlink(TARGET / lost)
+    with pytest.raises(RestoreTargetError, match="not empty"):
+        restore_to(vfs, Point(sequence=6))
+    restore_to(vfs, Point(sequence=6), force=True)
+    assert state_of(vfs, TARGET) == writer.states[6]
+    assert len(put_aside(vfs)) == 1
+
+
+def test_a_directory_of_an_older_format_is_put_aside() -> None:
+    vfs = MemoryVfs()
+    small_history(vfs)
+    vfs.make_directory(TARGET)
+    vfs.create(TARGET / "snapshot.bin").close()
+    restore_to(vfs, Point(sequence=6), force=True)
+    assert [vfs.list_directory(path) for path in put_aside(vfs)] == [["snapshot.bin"]]
+
+
 def test_a_target_in_use_is_refused() -> None:
     vfs = MemoryVfs()
     small_history(vfs)

@@ -4,6 +4,9 @@
     <target>.replaced-<time>  then an old target gets this one, and stays,
     <target>                  and the new directory takes its place.
 
+Only a data directory is put aside like that, whole or damaged: what else has the name of the target
+may be named by mistake.
+
 So at any moment the target is missing, the old directory or the whole new one. Where it is missing
 beside a `.restoring`, nothing starts afresh (`_staging.refuse_unfinished`); doing the restore again
 begins anew, since the source is still there.
@@ -15,6 +18,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from vaylix_storage._directory import older_format_names
 from vaylix_storage._staging import (
     RESTORING_SUFFIX,
     is_bare,
@@ -23,7 +27,13 @@ from vaylix_storage._staging import (
     remove_built,
     sibling,
 )
-from vaylix_storage.errors import DirectoryLockedError, FileSystemError, RestoreTargetError
+from vaylix_storage.errors import (
+    CorruptionError,
+    DirectoryLockedError,
+    FileSystemError,
+    RestoreTargetError,
+)
+from vaylix_storage.offline._layout import IDENTITY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +52,7 @@ class _Found(Enum):
     NOTHING = "nothing"
     EMPTY = "empty"
     DATA = "data"
+    FOREIGN = "foreign"
 
 
 class RestoreTarget:
@@ -81,14 +92,14 @@ class RestoreTarget:
         found = self._find()
         if found is _Found.NOTHING:
             return
+        self._refuse_foreign(found)
         if found is _Found.DATA and not force:
             raise RestoreTargetError(
                 "the target is not empty",
                 path=self._given,
                 remedy="choose one that does not exist, or say --force to put it aside",
             )
-        if vfs.is_directory(self._path):
-            self._lock().release()
+        self._lock().release()
 
     def clear_staging(self) -> None:
         """Remove what an earlier attempt has left."""
@@ -101,11 +112,12 @@ class RestoreTarget:
         if found is _Found.NOTHING:
             self._rename_into_place()
             return None
+        self._refuse_foreign(found)
         if found is _Found.DATA and not force:
             raise RestoreTargetError(
                 "the target was filled meanwhile", path=self._given, remedy="choose another one"
             )
-        lock = self._lock() if vfs.is_directory(self._path) else None
+        lock = self._lock()
         try:
             if found is _Found.EMPTY:
                 if vfs.exists(self._path / "LOCK"):
@@ -114,8 +126,7 @@ class RestoreTarget:
                 return None
             return self._replace(now_ms)
         finally:
-            if lock is not None:
-                lock.release()
+            lock.release()
 
     def _replace(self, now_ms: int) -> Path:
         vfs, parent = self._vfs, self._path.parent
@@ -153,9 +164,19 @@ class RestoreTarget:
         vfs, path = self._vfs, self._path
         if not vfs.exists(path):
             return _Found.NOTHING
-        if vfs.is_directory(path) and is_empty(path, vfs):
+        if not vfs.is_directory(path):
+            return _Found.FOREIGN
+        if is_empty(path, vfs):
             return _Found.EMPTY
-        return _Found.DATA
+        return _Found.DATA if _is_data_directory(path, vfs) else _Found.FOREIGN
+
+    def _refuse_foreign(self, found: _Found) -> None:
+        if found is _Found.FOREIGN:
+            raise RestoreTargetError(
+                "the target is no data directory of Vaylix, so it is not put aside",
+                path=self._given,
+                remedy="choose a target that does not exist, or take this one away yourself",
+            )
 
     def _is_ours(self) -> bool:
         vfs, path = self._vfs, self.staging
@@ -173,3 +194,14 @@ class RestoreTarget:
                 path=self._given,
                 remedy="stop it, or choose another target",
             ) from error
+
+
+def _is_data_directory(path: Path, vfs: Vfs) -> bool:
+    """Tell whether a directory is one of Vaylix, of whatever format and in whatever state."""
+    if is_unfinished(path, vfs) or vfs.exists(path / IDENTITY_NAME):
+        return True
+    try:
+        return bool(older_format_names(path, vfs))
+    except CorruptionError:
+        # It has lost its identity.
+        return True
