@@ -27,6 +27,7 @@ import msgspec
 
 from vaylix_storage._archive import archive_segment, archive_snapshot
 from vaylix_storage._directory import DataDirectory
+from vaylix_storage._foreign_identity import refuse_foreign_identity
 from vaylix_storage._key_providers import FileKeyProvider
 from vaylix_storage._log import Log
 from vaylix_storage._manifest import (
@@ -150,6 +151,7 @@ class Engine:
             path, vfs=vfs, random_bytes=random_bytes, known=_known_paths(provider, options)
         )
         try:
+            refuse_foreign_identity(path, directory.identity, vfs)
             keyring = directory.open_keyring(
                 provider, created_at_ms=now_ms, random_bytes=random_bytes
             )

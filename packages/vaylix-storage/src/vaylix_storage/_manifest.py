@@ -47,6 +47,7 @@ __all__ = [
     "parse_snapshot_name",
     "snapshot_name",
     "store_manifest",
+    "timeline_of_manifest",
 ]
 
 _MAGIC: Final = b"VAYLIXM4"
@@ -156,6 +157,15 @@ def key_ids_in_manifest(path: Path, *, vfs: Vfs) -> frozenset[bytes]:
         return frozenset()
     body = _decode(content, path)
     return frozenset({body.mac_key_id, *(row.key_id for row in body.rows)})
+
+
+def timeline_of_manifest(path: Path, *, vfs: Vfs) -> bytes | None:
+    """Return the history that the manifest names, None without one; no key has vouched for it.
+
+    Raises CorruptionError, ForeignFormatError, FileSystemError. Changes nothing.
+    """
+    content = _read(path, vfs)
+    return None if content is None else _decode(content, path).timeline
 
 
 def store_manifest(path: Path, manifest: Manifest, *, vfs: Vfs, keyring: Keyring) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._directory import NodeIdentity, has_log_begun, read_identity
+from vaylix_storage._foreign_identity import refuse_foreign_identity
 from vaylix_storage._keyring import Keyring
 from vaylix_storage.errors import CorruptionError
 
@@ -60,9 +61,12 @@ def read_small(path: Path, vfs: Vfs) -> bytes | None:
 
 
 def load_identity(path: Path, vfs: Vfs) -> NodeIdentity:
-    """Return who owns a data directory. CorruptionError if that is lost or damaged; OSError."""
+    """Return who owns a data directory; OSError.
+
+    CorruptionError if that is lost or damaged, ForeignFormatError if it is that of another one.
+    """
     try:
-        return read_identity(path, vfs)
+        identity = read_identity(path, vfs)
     except FileNotFoundError:
         raise CorruptionError(
             "it is missing",
@@ -70,6 +74,8 @@ def load_identity(path: Path, vfs: Vfs) -> NodeIdentity:
             offset=0,
             remedy="restore node.json from a copy",
         ) from None
+    refuse_foreign_identity(path, identity, vfs)
+    return identity
 
 
 def load_keyring(path: Path, *, vfs: Vfs, provider: KeyProvider) -> Keyring:
