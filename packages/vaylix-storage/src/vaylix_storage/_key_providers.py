@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vaylix_storage._format import KEY_BYTES
-from vaylix_storage._vfs import Vfs, create_file_durably, replace_file_durably
+from vaylix_storage._vfs import NotRegularFileError, Vfs, create_file_durably, replace_file_durably
 from vaylix_storage.errors import FileSystemError, KeyringError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class FileKeyProvider:
         """Create the key file unless it exists."""
         try:
             if self._vfs.exists(self._path):
+                self._key()
                 # A start that was killed may have left the name without syncing it.
                 self._vfs.sync_directory(self._path.parent)
             else:
@@ -163,6 +164,12 @@ def read_key_file(path: Path, vfs: Vfs) -> bytes:
     """Return the key in a file of hexadecimal digits; KeyringError when there is none."""
     try:
         file = vfs.open(path)
+    except NotRegularFileError as error:
+        raise KeyringError(
+            "the key file is not a regular file",
+            path=path,
+            remedy="write the key into a file: it is read more than once, which a pipe cannot be",
+        ) from error
     except OSError as error:
         raise KeyringError(
             f"cannot read the key file: {error.strerror or error}",

@@ -22,6 +22,7 @@ __all__ = [
     "FILE_MODE",
     "File",
     "Lock",
+    "NotRegularFileError",
     "RealVfs",
     "Vfs",
     "create_file_durably",
@@ -38,6 +39,10 @@ _COMPARED_BYTES: Final = 1024 * 1024
 _CANNOT_ALLOCATE: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 )
+
+
+class NotRegularFileError(OSError):
+    """A pipe, a socket or a device was to be opened as a file."""
 
 
 class File(Protocol):
@@ -88,7 +93,7 @@ class Vfs(Protocol):
         ...
 
     def open(self, path: Path) -> File:
-        """Open an existing file for reading only."""
+        """Open an existing file for reading only; at once, or NotRegularFileError."""
         ...
 
     def exists(self, path: Path) -> bool:
@@ -229,7 +234,14 @@ class RealVfs:
 
     def open(self, path: Path) -> File:
         """Open an existing file for reading only."""
-        return _RealFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        # To open a pipe would wait for somebody who writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        mode = os.fstat(descriptor).st_mode
+        # A directory tells what it is when it is read.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            os.close(descriptor)
+            raise NotRegularFileError(errno.EINVAL, "it is not a regular file", str(path))
+        return _RealFile(descriptor)
 
     def exists(self, path: Path) -> bool:
         """Tell whether something has this name."""
