@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vaylix_storage import EnvKeyProvider, FileKeyProvider, KeyProvider
-from vaylix_storage.errors import KeyringError, StorageError
+from vaylix_storage.errors import DirectoryLockedError, KeyringError, StorageError
 from vaylix_storage.offline import Point, inspect, key_status, rewrap_keys, rotate_keys, window_of
 from vaylix_storage.offline.past_testing import (
     ARCHIVE,
@@ -18,6 +18,7 @@ from vaylix_storage.offline.past_testing import (
     open_engine,
     provider_of,
     restore_to,
+    small_history,
     state_of,
 )
 from vaylix_storage.testing import MemoryVfs, SimulatedCrash, Survival, counting_random_bytes
@@ -152,3 +153,14 @@ def test_a_crash_at_any_call_loses_no_key_and_the_same_call_does_the_rest(change
                 assert opens(vfs, providers[1:])
             assert opens(vfs, providers)
     assert call > 4
+
+
+def test_the_keys_of_a_directory_in_use_are_not_looked_at() -> None:
+    vfs = MemoryVfs()
+    small_history(vfs)
+    engine = open_engine(vfs)
+    with pytest.raises(DirectoryLockedError) as caught:
+        key_status(SOURCE, vfs=vfs, provider=provider_of(vfs, SOURCE))
+    # There is no such option here.
+    assert "--live" not in str(caught.value)
+    engine.close()

@@ -185,8 +185,10 @@ def test_what_is_whole_or_torn_needs_no_repair(sample: Sample) -> None:
 def test_a_repair_needs_the_directory_for_itself(sample: Sample) -> None:
     sample.fill(clean=True)
     sample.open()
-    with pytest.raises(DirectoryLockedError):
+    with pytest.raises(DirectoryLockedError) as caught:
         repair(sample)
+    # There is no such option here.
+    assert "--live" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

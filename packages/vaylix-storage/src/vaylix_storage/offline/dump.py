@@ -26,7 +26,7 @@ from vaylix_storage.offline._layout import (
 from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import ReadOnlyVfs
 from vaylix_storage.offline._segments import SegmentWalk, read_segments
-from vaylix_storage.offline.verify import check_is_directory, lock_for_reading
+from vaylix_storage.offline.verify import LIVE_REMEDY, check_is_directory, lock_for_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -160,7 +160,7 @@ def dump_log(
     read_only = ReadOnlyVfs(vfs)
     try:
         check_is_directory(path, read_only)
-        lock = None if live else lock_for_reading(path, read_only)
+        lock = None if live else lock_for_reading(path, read_only, remedy=LIVE_REMEDY)
         try:
             view = MomentVfs(path, read_only) if live else read_only
             yield from _dump(path, view, provider, decode)

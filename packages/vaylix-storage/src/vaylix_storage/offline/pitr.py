@@ -36,7 +36,6 @@ from vaylix_storage._vfs import create_file_durably
 from vaylix_storage.commands import decode_commands, encode_commands
 from vaylix_storage.errors import (
     CorruptionError,
-    DirectoryLockedError,
     FileSystemError,
     KeyringError,
     RestorePointError,
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 
     from vaylix_storage._key_providers import KeyProvider
     from vaylix_storage._snapshot_format import SectionCounts
-    from vaylix_storage._vfs import Lock, Vfs
+    from vaylix_storage._vfs import Vfs
 
 __all__ = [
     "Point",
@@ -68,6 +67,10 @@ __all__ = [
 ]
 
 _LOOKS_MAX: Final = 5
+_COPY_REMEDY: Final = (
+    "take a consistent copy with `vaylix storage copy`, and use that; only inspect can look at it "
+    "as it is, with --live"
+)
 # What a new directory takes beside its contents, and more: a segment of the log has room to grow.
 _SPARE_BYTES: Final = 16 * 1024 * 1024
 
@@ -199,7 +202,7 @@ def _reading(path: Path, vfs: Vfs, *, live: bool = False) -> Iterator[None]:
     read_only = ReadOnlyVfs(vfs)
     try:
         check_is_directory(path, read_only)
-        lock: Lock | None = None if live else _lock_source(path, read_only)
+        lock = None if live else lock_for_reading(path, read_only, remedy=_COPY_REMEDY)
         try:
             yield
         finally:
@@ -207,18 +210,6 @@ def _reading(path: Path, vfs: Vfs, *, live: bool = False) -> Iterator[None]:
                 lock.release()
     except OSError as error:
         raise FileSystemError(f"cannot be read: {error}", path=path) from error
-
-
-def _lock_source(path: Path, vfs: Vfs) -> Lock:
-    try:
-        return lock_for_reading(path, vfs)
-    except DirectoryLockedError as error:
-        raise DirectoryLockedError(
-            error.reason,
-            path=path,
-            remedy="take a consistent copy with `vaylix storage copy`, and use that; only inspect "
-            "can look at it as it is, with --live",
-        ) from error
 
 
 def _read(

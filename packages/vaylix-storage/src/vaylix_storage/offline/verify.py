@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Lock, Vfs
 
 __all__ = [
+    "LIVE_REMEDY",
     "LeftOut",
     "Problem",
     "State",
@@ -53,6 +54,7 @@ __all__ = [
     "verify_directory",
 ]
 
+LIVE_REMEDY: Final = "stop it; or look at it as it is, with --live"
 _LOOKS_MAX: Final = 5
 _LIVE_NOTE: Final = (
     "the directory is in use: what was written after this began was not read, and an unfinished "
@@ -110,7 +112,7 @@ def verify_directory(
     read_only = ReadOnlyVfs(vfs)
     try:
         check_is_directory(path, read_only)
-        lock = None if live else lock_for_reading(path, read_only)
+        lock = None if live else lock_for_reading(path, read_only, remedy=LIVE_REMEDY)
         try:
             if not live:
                 return examine(path, read_only, provider, progress)
@@ -148,15 +150,15 @@ def check_is_directory(path: Path, vfs: Vfs) -> None:
         )
 
 
-def lock_for_reading(path: Path, vfs: Vfs) -> Lock:
-    """Keep writers out of a directory. Raises DirectoryLockedError, OSError."""
+def lock_for_reading(path: Path, vfs: Vfs, *, remedy: str = "stop it, then try again") -> Lock:
+    """Keep writers out of a directory. Raises DirectoryLockedError with `remedy`, and OSError."""
     try:
         return vfs.lock_shared(path / "LOCK")
     except BlockingIOError as error:
         raise DirectoryLockedError(
             "another process uses this data directory",
             path=path,
-            remedy="stop it; or look at it as it is, with --live",
+            remedy=remedy,
         ) from error
 
 
