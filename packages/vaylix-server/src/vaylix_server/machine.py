@@ -108,8 +108,8 @@ class StateMachine:
         """Apply a batch from the log for nobody; raises `StartupError` on rules of the future."""
         if batch.kind == BatchKind.KEYSPACE:
             payload = _DECODER.decode(batch.payload)
-            assert payload.access_revision == self.access.revision
-            assert len(payload.commands) == batch.count
+            assert payload.access_revision == self.access.revision, "its users are not these"
+            assert len(payload.commands) == batch.count, "its commands are not as many as it says"
             self.keyspace.apply(payload.commands, batch.timestamp_ms, want_results=False)
         elif batch.kind == BatchKind.ACCESS:
             self.access.apply(decode_access_commands(batch.payload))
@@ -117,7 +117,8 @@ class StateMachine:
             self.adopt_semantics(msgspec.msgpack.decode(batch.payload, type=int))
         else:
             # No-op and configuration entries belong to replication and change no part.
-            assert batch.kind in (BatchKind.NOOP, BatchKind.CONFIGURATION)
+            is_known = batch.kind in (BatchKind.NOOP, BatchKind.CONFIGURATION)
+            assert is_known, f"no entry has the kind {batch.kind} here"
         self.advance(batch)
 
     def apply_commands(self, commands: Sequence[Command], now_ms: int) -> list[Result]:
