@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from vaylix_storage import EnvKeyProvider, FileKeyProvider, RealVfs
 from vaylix_storage._staging import is_unfinished
+from vaylix_storage._vfs import File
 from vaylix_storage.errors import CorruptionError, FileSystemError, KeyringError
 from vaylix_storage.offline import CopyResult, Progress, State, copy_directory, no_progress
+from vaylix_storage.offline._read_only import ContentFile
 from vaylix_storage.offline.testing import NOW_MS, Sample
 from vaylix_storage.testing import SimulatedCrash, Survival
 
@@ -227,6 +230,39 @@ def test_a_failing_disk_leaves_no_target(sample: Sample, call: int) -> None:
         assert not sample.vfs.exists(TARGET) or is_unfinished(TARGET, sample.vfs)
         copy(sample)
     assert len(sample.contents(TARGET)) == 9
+
+
+@pytest.mark.parametrize("call", [1, 8, 20, 30])
+def test_a_full_disk_is_told_of_the_target(sample: Sample, call: int) -> None:
+    sample.fill(clean=True)
+    sample.memory.fail_at(sample.memory.call_count + call, errno.ENOSPC)
+    with pytest.raises(FileSystemError, match="the copy cannot be written") as caught:
+        copy(sample)
+    assert caught.value.path == TARGET
+    assert caught.value.remedy is not None
+    assert "--target-dir" in caught.value.remedy
+
+
+def test_what_cannot_be_read_is_told_of_the_source(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.fill(clean=True)
+    path = sample.wal / "7-10.wal"
+    real_open = sample.vfs.open
+
+    class Unreadable(ContentFile):
+        def read_at(self, offset: int, size: int) -> bytes:
+            del offset, size
+            raise OSError(errno.EIO, "the disk is broken")
+
+    def open_file(asked: Path) -> File:
+        return Unreadable(bytes(1000)) if asked == path else real_open(asked)
+
+    monkeypatch.setattr(sample.vfs, "open", open_file)
+    with pytest.raises(FileSystemError, match="the disk is broken") as caught:
+        copy(sample)
+    assert caught.value.path == path
+    assert not sample.vfs.exists(TARGET)
 
 
 def test_a_real_directory_is_copied_while_a_thread_writes(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from vaylix_storage.offline._segments import is_unreadable
 if TYPE_CHECKING:
     from vaylix_storage._vfs import File, Vfs
 
-__all__ = ["SMALL_NAMES", "MomentVfs", "Part", "Parts", "all_snapshots", "open_parts"]
+__all__ = ["SMALL_NAMES", "MomentVfs", "Part"]
 
 SMALL_NAMES: Final = (
     IDENTITY_NAME,
@@ -59,21 +59,20 @@ class Part(NamedTuple):
     size: int
 
 
-class Parts(NamedTuple):
+class _Parts(NamedTuple):
     """Files that belong together: the small ones by their content, the others open."""
 
     small: dict[str, bytes]
     open: tuple[Part, ...]
 
 
-def all_snapshots(path: Path, vfs: Vfs) -> list[str]:
-    """Return the names of all snapshots, whether they count or not; OSError."""
+def _snapshot_names(path: Path, vfs: Vfs) -> list[str]:
     directory = path / SNAPSHOTS_NAME
     names = vfs.list_directory(directory) if vfs.exists(directory) else []
     return [name for name in names if parse_snapshot_name(name) is not None]
 
 
-def open_parts(path: Path, vfs: Vfs, opened: ExitStack) -> Parts:
+def _open_parts(path: Path, vfs: Vfs, opened: ExitStack) -> _Parts:
     """Open what belongs together; `opened` closes it. Raises FileSystemError, OSError."""
     for _ in range(_LOOKS_MAX):
         with ExitStack() as files:
@@ -82,13 +81,13 @@ def open_parts(path: Path, vfs: Vfs, opened: ExitStack) -> Parts:
                 parts = [_open_segment(path, name, vfs, files) for name in before[1]]
                 parts += [
                     _open(path, Path(SNAPSHOTS_NAME, name), vfs, files)
-                    for name in all_snapshots(path, vfs)
+                    for name in _snapshot_names(path, vfs)
                 ]
             except FileNotFoundError:
                 continue
             if (_small_files(path, vfs), _segment_names(path, vfs)) == before:
                 opened.enter_context(files.pop_all())
-                return Parts(before[0], tuple(parts))
+                return _Parts(before[0], tuple(parts))
     raise FileSystemError(
         "the directory changes too fast to be looked at",
         path=path,
@@ -97,7 +96,9 @@ def open_parts(path: Path, vfs: Vfs, opened: ExitStack) -> Parts:
 
 
 def _small_files(path: Path, vfs: Vfs) -> dict[str, bytes]:
-    found = {name: read_small(path / name, vfs) for name in SMALL_NAMES if vfs.exists(path / name)}
+    # What a link leads to is not part of the directory.
+    there = set(vfs.list_directory(path))
+    found = {name: read_small(path / name, vfs) for name in SMALL_NAMES if name in there}
     return {name: content for name, content in found.items() if content is not None}
 
 
@@ -131,16 +132,22 @@ def _open_segment(path: Path, name: str, vfs: Vfs, files: ExitStack) -> Part:
 class MomentVfs(ReadOnlyVfs):
     """Shows a directory as it was when this was made, and everything else as it is.
 
-    It holds the files open until `close`, or until nobody uses it any more. Raises as `open_parts`.
+    `small` are the small files by name, `parts` the open ones: segments, and all snapshots, whether
+    they count or not. They stay open until `close`, or until nobody uses this any more. Raises
+    FileSystemError, when the directory changes too fast, and OSError.
     """
 
     def __init__(self, path: Path, vfs: Vfs) -> None:
         super().__init__(vfs)
         self._path = path
         with ExitStack() as opened:
-            small, parts = open_parts(path, vfs, opened)
+            small, parts = _open_parts(path, vfs, opened)
+            self.small = small
+            self.parts = parts
             self._small = {path / name: content for name, content in small.items()}
             self._parts = {path / part.path: part for part in parts}
+            absent = [name for name in SMALL_NAMES if name not in small]
+            self._links = {name for name in absent if vfs.exists(path / name)}
             self._close = weakref.finalize(self, opened.pop_all().close)
 
     def close(self) -> None:
@@ -175,7 +182,7 @@ class MomentVfs(ReadOnlyVfs):
     def _is_held(self, path: Path) -> bool:
         """Tell whether a file is one of those that count as they were."""
         if path.parent == self._path:
-            return path.name in SMALL_NAMES
+            return path.name in SMALL_NAMES and path.name not in self._links
         is_inside = path.parent.parent == self._path
         return is_inside and path.parent.name in {WAL_NAME, SNAPSHOTS_NAME}
 

@@ -1,11 +1,7 @@
 """Copying a data directory, also one that a server is using.
 
-Segments are never changed, only the newest grows, and snapshots never change at all. So a copy is
-consistent if the set of files is: names of segments, manifest, keyring and identity are read, all
-files are opened, and if names and small files are the same after that as before, what was opened
-belongs together. From then on it may be renamed or removed: what is open stays readable. Of the
-newest segment those bytes count that were there when its copy began; a write that was under way is
-a torn tail at worst.
+What is copied are the files of one moment (`_moment`); a write that was under way is a torn tail at
+worst.
 
 The copy is built aside, marked as unfinished, verified from its files like any directory, and only
 then gets its name and loses the mark. It is the same node of the same history: a backup, not a
@@ -14,13 +10,12 @@ second node.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from vaylix_storage._catalog import NameKind, parse_segment_name
 from vaylix_storage._manifest import load_manifest, snapshot_name
 from vaylix_storage._staging import (
     begin_building,
@@ -30,45 +25,31 @@ from vaylix_storage._staging import (
     remove_built,
     sibling,
 )
-from vaylix_storage._tail import written_end
 from vaylix_storage._vfs import create_file_durably
 from vaylix_storage.errors import CorruptionError, FileSystemError, StorageError
 from vaylix_storage.offline._examination import missing_snapshot
 from vaylix_storage.offline._layout import (
-    IDENTITY_NAME,
     KEY_NAME,
-    KEYRING_NAME,
-    LOG_BEGUN_NAME,
     MANIFEST_NAME,
     SNAPSHOTS_NAME,
     WAL_NAME,
     load_identity,
     load_keyring,
-    read_small,
 )
+from vaylix_storage.offline._moment import SMALL_NAMES, MomentVfs, Part
 from vaylix_storage.offline._read_only import ReadOnlyVfs, RenamedVfs
 from vaylix_storage.offline.progress import Progress, no_progress
 from vaylix_storage.offline.verify import State, Verification, check_is_directory, examine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vaylix_storage._key_providers import KeyProvider
-    from vaylix_storage._vfs import File, Vfs
+    from vaylix_storage._vfs import Vfs
 
 __all__ = ["CopyResult", "copy_directory"]
 
 _SUFFIX: Final = ".copying"
-_SMALL_NAMES: Final = (
-    IDENTITY_NAME,
-    KEYRING_NAME,
-    KEY_NAME,
-    MANIFEST_NAME,
-    LOG_BEGUN_NAME,
-    "migration.json",
-)
-# A look takes milliseconds, and so does what can disturb it.
-_LOOKS_MAX: Final = 50
 _COPIES_MAX: Final = 3
 _COPY_BYTES: Final = 1024 * 1024
 
@@ -86,21 +67,6 @@ class CopyResult(msgspec.Struct, frozen=True, kw_only=True):
     def as_json(self) -> bytes:
         """Return all of it for programs."""
         return msgspec.json.encode(self, enc_hook=str)
-
-
-class _Part(NamedTuple):
-    """A file to copy: where to, what from, and how much of it."""
-
-    path: Path
-    file: File
-    size: int
-
-
-class _Look(NamedTuple):
-    """Files that belong together: the small ones by their content, the others open."""
-
-    small: dict[str, bytes]
-    parts: list[_Part]
 
 
 def copy_directory(
@@ -121,12 +87,12 @@ def copy_directory(
     `verify_directory` raises; then there is no target. After a crash it can be done again.
     """
     try:
-        reader = ReadOnlyVfs(vfs)
-        check_is_directory(source, reader)
-        _check_target(source, target, vfs)
-        staging = sibling(target, _SUFFIX, vfs)
-        _clear(staging, vfs)
-        begin_building(staging, vfs)
+        check_is_directory(source, ReadOnlyVfs(vfs))
+        with _writing(target):
+            _check_target(source, target, vfs)
+            staging = sibling(target, _SUFFIX, vfs)
+            _clear(staging, vfs)
+            begin_building(staging, vfs)
         try:
             result = _copy_and_verify(source, target, staging, vfs, provider_for, progress)
         except BaseException:
@@ -134,13 +100,27 @@ def copy_directory(
             with suppress(StorageError, OSError):
                 remove_built(staging, vfs)
             raise
-        resolved = vfs.resolve(target)
-        vfs.rename(staging, resolved)
-        vfs.sync_directory(resolved.parent)
-        finish_building(resolved, vfs)
+        with _writing(target):
+            resolved = vfs.resolve(target)
+            vfs.rename(staging, resolved)
+            vfs.sync_directory(resolved.parent)
+            finish_building(resolved, vfs)
     except OSError as error:
         raise FileSystemError(f"cannot be copied: {error}", path=source) from error
     return result
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Blame the target, and not the source, for what fails: a full disk, missing rights."""
+    try:
+        yield
+    except OSError as error:
+        raise FileSystemError(
+            f"the copy cannot be written: {error}",
+            path=target,
+            remedy="make room there, or name another place with --target-dir",
+        ) from error
 
 
 def _check_target(source: Path, target: Path, vfs: Vfs) -> None:
@@ -189,10 +169,11 @@ def _copy_and_verify(
     copy_number = 0
     while True:
         copy_number += 1
-        with ExitStack() as opened:
-            look = _look(source, ReadOnlyVfs(vfs), provider_for(source), opened)
-            _write(look, staging, vfs, progress)
-        has_key = KEY_NAME in look.small
+        with closing(MomentVfs(source, ReadOnlyVfs(vfs))) as moment:
+            parts = _parts_of(source, moment, provider_for(source))
+            with _writing(target):
+                _write(moment.small, parts, source, staging, vfs, progress)
+        has_key = KEY_NAME in moment.small
         provider = provider_for(staging if has_key else source)
         # By the name that it will have.
         view = RenamedVfs(vfs, target, staging)
@@ -204,101 +185,60 @@ def _copy_and_verify(
         remove_built(staging, vfs)
         begin_building(staging, vfs)
     names = (*vfs.list_directory(source), *vfs.list_subdirectories(source))
-    kept = {*_SMALL_NAMES, SNAPSHOTS_NAME, WAL_NAME, "LOCK"}
+    kept = {*SMALL_NAMES, SNAPSHOTS_NAME, WAL_NAME, "LOCK"}
     return CopyResult(
         source=source,
         target=target,
-        size_bytes=sum(part.size for part in look.parts),
+        size_bytes=sum(part.size for part in parts),
         has_key=has_key,
         left_behind=tuple(name for name in names if name not in kept),
         verification=verification,
     )
 
 
-def _look(source: Path, vfs: Vfs, provider: KeyProvider, opened: ExitStack) -> _Look:
-    """Open what belongs together. Raises CorruptionError, KeyringError, OSError."""
-    failure: StorageError = FileSystemError(
-        "the directory changes too fast to be copied",
-        path=source,
-        remedy="try again; a server that ends a segment every few milliseconds needs larger ones",
-    )
-    for _ in range(_LOOKS_MAX):
-        with ExitStack() as files:
-            before = _small_files(source, vfs), _segment_names(source, vfs)
-            try:
-                parts = _open_segments(source, before[1], vfs, files)
-                parts += _open_snapshots(source, vfs, provider, files)
-            except FileNotFoundError:
-                continue
-            except CorruptionError as error:
-                # Damage, unless a change is the reason.
-                failure = error
-                if (_small_files(source, vfs), _segment_names(source, vfs)) == before:
-                    break
-                continue
-            if (_small_files(source, vfs), _segment_names(source, vfs)) == before:
-                opened.enter_context(files.pop_all())
-                return _Look(before[0], parts)
-    raise failure
+def _parts_of(source: Path, moment: MomentVfs, provider: KeyProvider) -> list[Part]:
+    """Return the files to copy: segments, and the snapshots that count.
 
-
-def _small_files(source: Path, vfs: Vfs) -> dict[str, bytes]:
-    there = set(vfs.list_directory(source))
-    found = {name: read_small(source / name, vfs) for name in _SMALL_NAMES if name in there}
-    return {name: content for name, content in found.items() if content is not None}
-
-
-def _segment_names(source: Path, vfs: Vfs) -> list[str]:
-    wal = source / WAL_NAME
-    names = vfs.list_directory(wal) if vfs.exists(wal) else []
-    return [name for name in names if parse_segment_name(name) is not None]
-
-
-def _open_segments(source: Path, names: list[str], vfs: Vfs, files: ExitStack) -> list[_Part]:
-    parts = []
-    for name in names:
-        file = vfs.open(source / WAL_NAME / name)
-        files.callback(file.close)
-        size = file.size()
-        parsed = parse_segment_name(name)
-        if parsed is not None and parsed[1] is NameKind.ACTIVE:
-            # Without the space that is reserved.
-            size = written_end(file, 0, size)
-        parts.append(_Part(Path(WAL_NAME, name), file, size))
-    return parts
-
-
-def _open_snapshots(source: Path, vfs: Vfs, provider: KeyProvider, files: ExitStack) -> list[_Part]:
-    if not vfs.exists(source / MANIFEST_NAME):
-        return []
-    keyring = load_keyring(source, vfs=vfs, provider=provider)
-    timeline = bytes.fromhex(load_identity(source, vfs).timeline)
-    manifest = load_manifest(source / MANIFEST_NAME, vfs=vfs, keyring=keyring, timeline=timeline)
-    parts = []
+    Raises CorruptionError, ForeignFormatError, KeyringError, OSError.
+    """
+    parts = {part.path: part for part in moment.parts}
+    counted = [part for path, part in parts.items() if path.parent.name == WAL_NAME]
+    if not moment.exists(source / MANIFEST_NAME):
+        return counted
+    keyring = load_keyring(source, vfs=moment, provider=provider)
+    timeline = bytes.fromhex(load_identity(source, moment).timeline)
+    manifest = load_manifest(source / MANIFEST_NAME, vfs=moment, keyring=keyring, timeline=timeline)
     for entry in manifest.snapshots:
         path = Path(SNAPSHOTS_NAME, snapshot_name(entry.meta.index))
-        try:
-            file = vfs.open(source / path)
-        except FileNotFoundError as error:
-            raise missing_snapshot(source / path) from error
-        files.callback(file.close)
-        parts.append(_Part(path, file, file.size()))
-    return parts
+        if path not in parts:
+            raise missing_snapshot(source / path)
+        counted.append(parts[path])
+    return counted
 
 
-def _write(look: _Look, staging: Path, vfs: Vfs, progress: Progress) -> None:
-    """Write a copy of what is open, all on the disk when this returns."""
-    total = sum(part.size for part in look.parts)
+def _write(
+    small: dict[str, bytes],
+    parts: list[Part],
+    source: Path,
+    staging: Path,
+    vfs: Vfs,
+    progress: Progress,
+) -> None:
+    """Write a copy of what is open, all on the disk when this returns.
+
+    Raises OSError for the copy, and FileSystemError for the source.
+    """
+    total = sum(part.size for part in parts)
     done = 0
     progress("copying", 0, total)
     for name in (SNAPSHOTS_NAME, WAL_NAME):
         vfs.make_directory(staging / name)
-    for part in look.parts:
+    for part in parts:
         file = vfs.create(staging / part.path)
         try:
             offset = 0
             while offset < part.size:
-                data = part.file.read_at(offset, min(_COPY_BYTES, part.size - offset))
+                data = _read(part, source, offset)
                 if not data:
                     break
                 file.write_at(offset, data)
@@ -310,8 +250,15 @@ def _write(look: _Look, staging: Path, vfs: Vfs, progress: Progress) -> None:
             file.close()
     for name in (SNAPSHOTS_NAME, WAL_NAME):
         vfs.sync_directory(staging / name)
-    for name, content in look.small.items():
+    for name, content in small.items():
         create_file_durably(vfs, staging / name, content)
+
+
+def _read(part: Part, source: Path, offset: int) -> bytes:
+    try:
+        return part.file.read_at(offset, min(_COPY_BYTES, part.size - offset))
+    except OSError as error:
+        raise FileSystemError(f"cannot be read: {error}", path=source / part.path) from error
 
 
 def _damaged(verification: Verification, target: Path, source: Path) -> CorruptionError:
