@@ -6,16 +6,31 @@ back with others, or memory would hold what a replay does not.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaylix_storage._options import SyncPolicy
 from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage.commands import U64_MAX, Set, SetCondition, SetOptions
+from vaylix_storage.errors import BackupPathError
 
-__all__ = ["check_bytes", "check_number", "check_options", "check_time", "set_command"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vaylix_storage._vfs import Vfs
+
+__all__ = [
+    "check_backup_path",
+    "check_bytes",
+    "check_number",
+    "check_options",
+    "check_time",
+    "set_command",
+]
 
 # The latest time that a batch may have.
 _TIME_MS_MAX: Final = 2**63 - 1
+# The one place in the directory of a store where its own files never are.
+_BACKUPS_NAME: Final = "backups"
 
 
 def check_bytes(*values: object) -> None:
@@ -50,6 +65,22 @@ def check_options(
             limit = getattr(retention, name)
             if limit is not None:
                 check_number(name, limit)
+
+
+def check_backup_path(path: Path, directory: Path, vfs: Vfs) -> None:
+    """Refuse to write a backup in the place of a file of the store in `directory`, or beside it.
+
+    Raises BackupPathError.
+    """
+    directory = vfs.resolve(directory)
+    place = vfs.resolve(path.parent.absolute()) / path.name
+    is_inside = place == directory or directory in place.parents
+    if is_inside and directory / _BACKUPS_NAME not in place.parents:
+        raise BackupPathError(
+            "a backup cannot be written among the files of the store",
+            path=path,
+            remedy=f"choose a path outside of {directory}, or in its subdirectory {_BACKUPS_NAME}",
+        )
 
 
 def set_command(

@@ -35,6 +35,7 @@ from vaylix_storage._results import Answer, CommandFailure, ExecResult, Result
 from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage._snapshot_format import SnapshotMeta
 from vaylix_storage._store_arguments import (
+    check_backup_path,
     check_bytes,
     check_number,
     check_options,
@@ -347,9 +348,11 @@ class Store:
         """Write all live keys to a JSON document, and a sidecar with its digest beside it.
 
         It is not encrypted, and any Vaylix can read it. Keys must be UTF-8, or BackupEncodingError.
-        Others may read and write meanwhile. Raises BackupError and its subclasses.
+        Others may read and write meanwhile. In the directory of the store it may lie in `backups`
+        only, or BackupPathError. Raises BackupError and its subclasses.
         """
         path = Path(path)
+        check_backup_path(path, self._engine.directory.path, self._vfs)
         directory = BackupDirectory(path.parent.absolute(), vfs=self._vfs)
         with self._walk():
             with self._lock.checked():
