@@ -19,7 +19,6 @@ from vaylix_storage import (
     RetentionPolicy,
     SnapshotMeta,
     Store,
-    StoreBatch,
     SyncPolicy,
     rotate_keyring,
 )
@@ -217,11 +216,11 @@ def test_what_is_not_bytes_is_refused(method: str, arguments: tuple[object, ...]
     store = open_store(MemoryVfs())
     with pytest.raises(TypeError, match="bytes"):
         getattr(store, method)(*arguments)
-    batch = StoreBatch()
-    if hasattr(batch, method):
-        with pytest.raises(TypeError, match="bytes"):
-            getattr(batch, method)(*arguments)
-    assert (len(store), batch.commands) == (0, [])
+    with store.batch() as batch:
+        if hasattr(batch, method):
+            with pytest.raises(TypeError, match="bytes"):
+                getattr(batch, method)(*arguments)
+    assert (len(store), batch.results) == (0, ())
 
 
 @pytest.mark.parametrize("number", [-1, 2**64])

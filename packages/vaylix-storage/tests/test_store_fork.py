@@ -120,6 +120,8 @@ def test_a_batch_and_a_scan_that_began_before_a_fork_end_with_an_error(tmp_path:
             def misuse() -> None:
                 with pytest.raises(ForeignProcessError):
                     next(keys)
+                with pytest.raises(ForeignProcessError):
+                    batch.set(b"second", b"v")
 
             assert in_a_child(misuse) == CLOSED_WELL
             batch.incr(b"n")

@@ -21,6 +21,7 @@ __all__ = [
     "BackupPathError",
     "BackupVerificationError",
     "BackupVersionError",
+    "BatchError",
     "CommandEncodingError",
     "CorruptionError",
     "DirectoryLockedError",
@@ -237,6 +238,13 @@ class IntegerOverflowError(StorageError):
 
 class StorageBusyError(StorageError):
     """What may be done once at a time is under way: a walk over the keyspace, a snapshot."""
+
+    code = "ENG-011"
+    name = "Invalid Storage Operation"
+
+
+class BatchError(StorageError):
+    """A batch of a store is used before or after its block, or elsewhere. Nothing was changed."""
 
     code = "ENG-011"
     name = "Invalid Storage Operation"

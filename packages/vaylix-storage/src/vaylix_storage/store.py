@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
 
@@ -78,7 +77,7 @@ from vaylix_storage.logical_backup import (
 from vaylix_storage.offline.pitr import Point, RestoreOptions, restore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from threading import RLock
     from types import TracebackType
 
@@ -87,6 +86,8 @@ if TYPE_CHECKING:
     from vaylix_storage._keyspace_snapshot import KeyspaceDump
     from vaylix_storage._options import RecoveryReport
     from vaylix_storage._snapshot import SnapshotWriter
+    from vaylix_storage._store_batch import Results
+    from vaylix_storage.commands import SimpleCommand
 
 __all__ = ["Store", "StoreBatch"]
 
@@ -301,20 +302,14 @@ class Store:
         """Remove all keys."""
         self._write(Clear())
 
-    @contextmanager
-    def batch(self) -> Generator[StoreBatch, None, None]:
+    def batch(self) -> StoreBatch:
         """Collect writes, and carry out all of them at the end of the `with` block, or none.
 
         None when the block raises, or when one of them does as `incr` says. Then `results` of the
-        batch holds an answer for each.
+        batch holds an answer for each. Writes to the store itself in the block come before them.
         """
-        batch = StoreBatch()
-        yield batch
-        if batch.commands:
-            result = self._write(Exec(tuple(batch.commands)))
-            batch.results = tuple(
-                True if part is Answer.OK else part for part in cast("ExecResult", result).results
-            )
+        self._check_open()
+        return StoreBatch(self._lock, self._carry_out)
 
     # As a whole
 
@@ -518,6 +513,11 @@ class Store:
         if isinstance(result, CommandFailure):
             raise failure_of(result)
         return result
+
+    def _carry_out(self, commands: tuple[SimpleCommand, ...]) -> Results:
+        """Log and apply the commands of a batch; takes the lock."""
+        result = cast("ExecResult", self._write(Exec(commands)))
+        return tuple(True if part is Answer.OK else part for part in result.results)
 
     def _log_and_apply(self, parts: Sequence[list[Command]], now_ms: int) -> list[Result]:
         """Make each part a batch of the log; when all are on the disk, apply them."""
