@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +123,49 @@ def test_it_works_in_a_real_directory_and_says_how_it_came_back(tmp_path: Path) 
         assert b"k" in store
         assert b"other" not in store
         assert store.get_many(b"k", b"other") == [b"v", None]
+
+
+def test_a_relative_path_means_the_same_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    policy = RetentionPolicy(segments_max=0, snapshots_max=1)
+    with Store.open("data", archive_directory="archive", retention=policy) as store:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        store.set(b"k", b"v")
+        store.snapshot()
+        store.set(b"k", b"w")
+        store.snapshot()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert list((tmp_path / "archive").iterdir())
+    with Store.open(tmp_path / "data") as store:
+        assert store.get(b"k") == b"w"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_store_is_not_copied(duplicate: Callable[[Store], object]) -> None:
+    with pytest.raises(TypeError, match="cannot be copied"):
+        duplicate(open_store(MemoryVfs()))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_scan_goes_on_whatever_is_changed_between(count: int) -> None:
+    store = open_store(MemoryVfs())
+    for number in range(50):
+        store.set(b"%d" % number, b"v")
+    found = []
+    for number, key in enumerate(store.scan(count=count)):
+        found.append(key)
+        store.delete(key)
+        store.set(b"new %d" % number, b"v", ttl_ms=1)
+        store.snapshot()
+    stayed = {b"%d" % number for number in range(50)}
+    assert stayed <= {*found}
+    assert len({*found}) == len(found)
+    keys = store.scan()
+    store.clear()
+    assert list(keys) == []
 
 
 def test_a_snapshot_shortens_the_log_as_the_policy_says() -> None:

@@ -6,24 +6,24 @@ back with others, or memory would hold what a replay does not.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vaylix_storage._engine import EngineOptions
 from vaylix_storage._options import SyncPolicy
 from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage.commands import U64_MAX, Set, SetCondition, SetOptions
 from vaylix_storage.errors import BackupPathError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vaylix_storage._vfs import Vfs
 
 __all__ = [
     "check_backup_path",
     "check_bytes",
     "check_number",
-    "check_options",
     "check_time",
+    "engine_options",
     "set_command",
 ]
 
@@ -53,18 +53,28 @@ def check_time(now_ms: object) -> None:
     check_number("now_ms", now_ms, _TIME_MS_MAX)
 
 
-def check_options(
-    sync_policy: object, segment_bytes_max: object, retention: RetentionPolicy | None
-) -> None:
+def engine_options(
+    sync_policy: SyncPolicy,
+    segment_bytes_max: int,
+    retention: RetentionPolicy | None,
+    archive_directory: Path | str | None,
+) -> EngineOptions:
     """Refuse options that would be taken for something else, or only fail later."""
     _check_type("sync_policy", sync_policy, SyncPolicy)
     check_number("segment_bytes_max", segment_bytes_max)
-    if retention is not None:
-        _check_type("retention", retention, RetentionPolicy)
-        for name in retention.__struct_fields__:
-            limit = getattr(retention, name)
-            if limit is not None:
-                check_number(name, limit)
+    retention = RetentionPolicy() if retention is None else retention
+    _check_type("retention", retention, RetentionPolicy)
+    for name in retention.__struct_fields__:
+        limit = getattr(retention, name)
+        if limit is not None:
+            check_number(name, limit)
+    archive = None if archive_directory is None else Path(archive_directory).absolute()
+    return EngineOptions(
+        sync_policy=sync_policy,
+        segment_bytes_max=segment_bytes_max,
+        retention=retention,
+        archive_directory=archive,
+    )
 
 
 def check_backup_path(path: Path, directory: Path, vfs: Vfs) -> None:

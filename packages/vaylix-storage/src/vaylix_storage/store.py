@@ -24,21 +24,20 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 from vaylix_storage._batch import Batch, BatchKind
-from vaylix_storage._engine import Engine, EngineOptions
+from vaylix_storage._engine import Engine
 from vaylix_storage._key_providers import FileKeyProvider
 from vaylix_storage._options import SEGMENT_BYTES_MAX_DEFAULT, SyncPolicy
 from vaylix_storage._results import Answer, CommandFailure, ExecResult, Result
-from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage._snapshot_format import SnapshotMeta
 from vaylix_storage._store_arguments import (
     check_backup_path,
     check_bytes,
     check_number,
-    check_options,
     check_time,
+    engine_options,
     set_command,
 )
 from vaylix_storage._store_batch import StoreBatch, failure_of
@@ -85,6 +84,7 @@ if TYPE_CHECKING:
     from vaylix_storage._keyspace import Keyspace
     from vaylix_storage._keyspace_snapshot import KeyspaceDump
     from vaylix_storage._options import RecoveryReport
+    from vaylix_storage._retention import RetentionPolicy
     from vaylix_storage._snapshot import SnapshotWriter
     from vaylix_storage._store_batch import Results
     from vaylix_storage.commands import SimpleCommand
@@ -146,18 +146,17 @@ class Store:
         use, ForeignFormatError for one that belongs to a server, CorruptionError, KeyringError and
         others.
         """
-        check_options(sync_policy, segment_bytes_max, retention)
+        options = engine_options(sync_policy, segment_bytes_max, retention, archive_directory)
         opened_ms = now_ms()
         check_time(opened_ms)
-        options = EngineOptions(
-            sync_policy=sync_policy,
-            segment_bytes_max=segment_bytes_max,
-            retention=RetentionPolicy() if retention is None else retention,
-            archive_directory=None if archive_directory is None else Path(archive_directory),
-        )
         vfs = RealVfs() if vfs is None else vfs
         engine = Engine.open(
-            Path(path), vfs=vfs, provider=key_provider, options=options, now_ms=opened_ms
+            # The process may go to another directory meanwhile.
+            Path(path).absolute(),
+            vfs=vfs,
+            provider=key_provider,
+            options=options,
+            now_ms=opened_ms,
         )
         try:
             keyspace, entry_ms = load(engine)
@@ -462,6 +461,10 @@ class Store:
             cursor = page.cursor
             if cursor == 0:
                 return
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled, as another object would write to the same files."""
+        raise TypeError("a store cannot be copied or pickled; pass the path, and open it there")
 
     # Inside; whoever calls these holds the lock, unless told otherwise
 
