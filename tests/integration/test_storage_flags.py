@@ -159,8 +159,9 @@ def test_dead_keys_leave_memory_unread_in_the_rhythm_that_is_asked_for(tmp_path:
         # Nobody can see them here either, although they are still in memory.
         assert rare.ask(vtp.DbSize()) == CountReply(0)
         assert rare.ask(vtp.Get(b"k7")) == NotFound()
-        # A write of a key that is dead frees it as well; nothing else has.
-        assert expired_count(rare.ask(vtp.Metrics())) <= 100
+        # Writes free what is dead as well, so those of the second round may have freed all but
+        # what they wrote last; nothing else has.
+        assert expired_count(rare.ask(vtp.Metrics())) < 200
 
 
 def set_to_expire(client: SocketClient, count: int, last_ms: int) -> None:
