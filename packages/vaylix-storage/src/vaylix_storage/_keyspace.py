@@ -241,6 +241,10 @@ class Keyspace:
         """Start the section of a snapshot; `load_keyspace_chunk` reads it. As `begin_walk`."""
         return KeyspaceDump(self._table.begin_walk())
 
+    def abandon_walk(self) -> None:
+        """End a walk or dump that an interrupt has left without an owner, if there is one."""
+        self._table.abandon_walk()
+
     def replace_with(self, other: Keyspace) -> None:
         """Hold what another keyspace held, which is left empty; costs no pass over the keys."""
         self.drop_restore()

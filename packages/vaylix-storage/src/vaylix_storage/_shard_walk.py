@@ -59,9 +59,10 @@ class ShardWalk:
 
     def close(self) -> None:
         """Let go of everything. Allowed at any time, any number of times."""
-        if self._table is not None:
-            self._table.end_walk()
-            self._table = None
+        # In this order, so that an interrupt between the two cannot make it end twice.
+        table, self._table = self._table, None
+        if table is not None:
+            table.end_walk()
 
 
 def _as_it_was(shard: Shard, before: Before) -> Shard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from weakref import ref
 
 from vaylix_storage._results import FailureCode
 from vaylix_storage._store_arguments import check_bytes, check_number, set_command
@@ -56,7 +57,7 @@ class StoreBatch:
     nothing?
     """
 
-    __slots__ = ("_carry_out", "_commands", "_lock", "_results", "_thread_id")
+    __slots__ = ("__weakref__", "_carry_out", "_commands", "_lock", "_results", "_thread_id")
 
     def __init__(
         self, lock: CallLock, carry_out: Callable[[tuple[SimpleCommand, ...]], Results]
@@ -82,15 +83,19 @@ class StoreBatch:
                 "the batch has begun already",
                 remedy="enter each batch once: `Store.batch` makes one",
             )
-        others = tuple(batch for batch in _BATCHES.get() if batch._is_open)  # noqa: SLF001 - as self
+        others = [batch for batch in (known() for known in _BATCHES.get()) if batch is not None]
+        others = [batch for batch in others if batch._is_open]  # noqa: SLF001 - as self
         if any(batch._lock is self._lock for batch in others):  # noqa: SLF001 - as self
             raise BatchError(
                 "the block is inside of another batch of this store",
                 remedy="add the writes to that one, or end it before",
             )
-        self._thread_id = get_ident()
+        thread_id = get_ident()
+        inside: list[StoreBatch] = [*others, self]
+        _BATCHES.set(tuple(ref(batch) for batch in inside))
+        # Last, without a call between: an interrupt before leaves a batch that has not begun.
+        self._thread_id = thread_id
         self._commands = []
-        _BATCHES.set((*others, self))
         return self
 
     def __exit__(
@@ -177,7 +182,8 @@ class StoreBatch:
 
 
 # The batches whose blocks surround what is running, so that tasks of one thread may each have one.
-_BATCHES: Final[ContextVar[tuple[StoreBatch, ...]]] = ContextVar("batches", default=())
+# One whose block an interrupt has cut off before it could end goes with its last owner.
+_BATCHES: Final[ContextVar[tuple[ref[StoreBatch], ...]]] = ContextVar("batches", default=())
 
 
 def _not_begun() -> BatchError:

@@ -275,6 +275,11 @@ class Table:
         self._before = {}
         return ShardWalk(self, self._view, self._before)
 
+    def abandon_walk(self) -> None:
+        """End a walk that an interrupt has left without an owner; nothing if there is none."""
+        if self._view is not None:
+            self.end_walk()
+
     def end_walk(self) -> None:
         """For `ShardWalk` only: stop to save what is about to change."""
         view = self._view

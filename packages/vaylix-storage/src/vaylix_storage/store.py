@@ -330,6 +330,8 @@ class Store:
                     self._append_marker()
                 meta = SnapshotMeta(self._last_index, 0, self._entry_ms, self._read_clock())
                 writer = self._engine.create_snapshot(meta)
+                # Nobody else can have one: this thread has the lock of walks.
+                self._keyspace.abandon_walk()
                 dump = self._keyspace.begin_dump()
             try:
                 self._write_snapshot(writer, dump)
@@ -353,6 +355,7 @@ class Store:
                 self._check_usable()
                 now_ms = self._read_time()
                 header = BackupHeader(created_at_ms=now_ms, source_sequence=self._last_index)
+                self._keyspace.abandon_walk()
                 walk = SortedWalk(self._keyspace.begin_walk(), now_ms)
             writer = DocumentWriter(header)
             try:
@@ -435,9 +438,10 @@ class Store:
         with self._walk(), self._lock.checked():
             if not self._is_closed:
                 self._is_closed = True
-                if self._failure is None:
-                    self._engine.close()
-                else:
+                try:
+                    if self._failure is None:
+                        self._engine.close()
+                finally:
                     self._engine.abandon()
 
     def __enter__(self) -> Self:
@@ -504,8 +508,9 @@ class Store:
     def _check_usable(self) -> None:
         self._check_not_closed()
         if self._failure is not None:
+            cause = str(self._failure) or type(self._failure).__name__
             raise LogPoisonedError(
-                f"the store stopped at an earlier failure: {self._failure}",
+                f"the store stopped at an earlier failure: {cause}",
                 remedy="open it again; recovery reads back what is on the disk",
             ) from self._failure
 
