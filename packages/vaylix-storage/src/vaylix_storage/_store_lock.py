@@ -38,7 +38,9 @@ class CallLock:
         It is taken by the statement itself: a method that took it and was interrupted just then
         would never give it back.
         """
-        self.check()
+        # The same as `check`, spelled out: this is on the way of every read.
+        if os.getpid() != self._process_id or self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as below
+            self.check()
         return self._lock
 
     def check(self) -> None:
@@ -49,7 +51,7 @@ class CallLock:
                 remedy="close it before a fork, and open it in the process that is to use it",
             )
         # As `threading.Condition` asks the locks that are handed to it.
-        if self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - see above
+        if self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001
             raise StorageBusyError(
                 "this thread is in the middle of another call to the store",
                 remedy="let a signal handler set a flag, and call the store when that has returned",
