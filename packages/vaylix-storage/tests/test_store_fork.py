@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ def in_a_child(work: Callable[[], object]) -> int:
     """Fork, do the work in the child, and return with what it ends: 77 if nothing was raised."""
     child = os.fork()
     if child == 0:
+        # One that waits for ever must not outlive the test.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(WAIT_SECONDS))
         try:
             work()
             os._exit(CLOSED_WELL)
