@@ -66,23 +66,24 @@ append, last_index = Log.append, Log.last_index
 waiting = []
 
 
-def append_the_one_before(log, batches, hard_state=None):
-    before = list(waiting)
-    waiting[:] = batches
-    append(log, before, hard_state)
+def append_late(log, batches, hard_state=None):
+    waiting.extend(batches)
+    if len(waiting) > 20:
+        append(log, tuple(waiting), hard_state)
+        waiting.clear()
 
 
 def last_index_told(log):
     return waiting[-1].last_index if waiting else last_index.fget(log)
 
 
-Log.append = append_the_one_before
+Log.append = append_late
 Log.last_index = property(last_index_told)
 """
 
 
 def test_planted_answers_before_the_write_are_found(tmp_path: Path) -> None:
-    """Planted bug, weakness 36: a batch is answered, and written when the next one comes."""
+    """Planted bug, weakness 36: batches are answered, and written when there are twenty of them."""
     (tmp_path / "sitecustomize.py").write_text(WRITES_LATE, encoding="utf-8")
     with pytest.raises(AssertionError, match="possible were"):
         kill_under_load(tmp_path / "data", environment={"PYTHONPATH": str(tmp_path)})
