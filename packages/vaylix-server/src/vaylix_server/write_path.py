@@ -75,6 +75,8 @@ OVERLAP_COMMANDS = 128
 # The loop writes no more than this itself, however quick syncs were: sealing, writing and syncing
 # 8 MiB takes 30 ms where a small batch takes 0.3.
 INLINE_BYTES_MAX = 256 * 1024
+# Not more: the log thread waits for the interpreter meanwhile, with the next batch.
+APPLIED_TOGETHER = 16
 # Over so many the duration of a sync is averaged.
 _SYNCS_AVERAGED = 32
 # Standalone: the term never changes, and the log of a cluster starts above it.
@@ -483,18 +485,22 @@ class WritePath:
             self._after_batch()
 
     def _results_by_run(self, runs: list[Run], now_ms: int) -> list[tuple[Run, list[Result]]]:
-        """Apply all runs in one go, which costs as much as one of them alone, and a little more."""
+        """Apply short runs together: that costs little more than one of them alone."""
+        answered: list[tuple[Run, list[Result]]] = []
+        together: list[Run] = []
         commands: list[Command] = []
         for run in runs:
+            together.append(run)
             commands += run.commands
-        results = self._machine.apply_commands(commands, now_ms)
-        assert len(results) == len(commands), "each command has its result"
-        answered: list[tuple[Run, list[Result]]] = []
-        start = 0
-        for run in runs:
-            end = start + len(run.commands)
-            answered.append((run, results[start:end]))
-            start = end
+            if len(commands) >= APPLIED_TOGETHER or run is runs[-1]:
+                results = self._machine.apply_commands(commands, now_ms)
+                assert len(results) == len(commands), "each command has its result"
+                start = 0
+                for applied in together:
+                    end = start + len(applied.commands)
+                    answered.append((applied, results[start:end]))
+                    start = end
+                together, commands = [], []
         return answered
 
     def _answer(self) -> None:
