@@ -20,10 +20,11 @@ from vaylix_server.hookspecs import hookimpl
 from vaylix_server.interfaces import StorageBackend, StorageRequest
 from vaylix_server.machine import StateMachine
 from vaylix_server.metrics import Metrics
+from vaylix_server.runs import Run
 from vaylix_server.settings import Settings
 from vaylix_server.sync_gate import SyncGate
 from vaylix_server.testing import serve_in_memory
-from vaylix_server.write_path import INLINE_BYTES_MAX, OVERLAP_COMMANDS, Run, WritePath
+from vaylix_server.write_path import INLINE_BYTES_MAX, OVERLAP_COMMANDS, WritePath
 from vaylix_storage import Answer, Batch, Result
 from vaylix_storage import commands as log
 from vaylix_storage.backend import LogPort, Storage, memory_storage
@@ -40,6 +41,9 @@ class HeldLog:
         self._inner = inner
         self.go_on = threading.Semaphore(0)
         self.error: Exception | None = None
+        self.append_error: Exception | None = None
+        self.appends_at_once = True
+        self.appended_by: list[threading.Thread] = []
         self.synced_by: list[threading.Thread] = []
         self.first_index, self.size_bytes, self.segment_count = 1, 0, 1
 
@@ -48,6 +52,9 @@ class HeldLog:
         return self._inner.last_index
 
     def append(self, batches: Sequence[Batch]) -> None:
+        self.appended_by.append(threading.current_thread())
+        if self.append_error is not None:
+            raise self.append_error
         self._inner.append(batches)
 
     def sync(self) -> None:
@@ -290,18 +297,47 @@ async def test_a_defect_of_one_session_keeps_nobody_behind_it_waiting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value_bytes", "is_inline"), [(INLINE_BYTES_MAX // 2, True), (INLINE_BYTES_MAX, False)]
+    ("is_quick", "at_once", "value_bytes", "loop_appends", "loop_syncs"),
+    [
+        (True, True, INLINE_BYTES_MAX // 2, True, True),
+        (True, True, INLINE_BYTES_MAX, False, False),
+        (True, False, 1, False, False),
+        (False, True, INLINE_BYTES_MAX // 2, True, False),
+        (False, True, INLINE_BYTES_MAX, False, False),
+        (False, False, 1, False, False),
+    ],
 )
-async def test_however_quick_the_disk_is_the_loop_does_not_write_a_large_batch(
-    value_bytes: int, is_inline: bool
+async def test_the_loop_does_only_what_does_not_hold_it_up(
+    is_quick: bool, at_once: bool, value_bytes: int, loop_appends: bool, loop_syncs: bool
 ) -> None:
     lab = Lab(QUICK)
-    lab.path._gate = SyncGate(window=0)
+    if is_quick:
+        lab.path._gate = SyncGate(window=0)
+    lab.log.appends_at_once = at_once
     owner = Owner(lab.path)
     lab.log.go_on.release()
     owner.submit(log.Set(b"k", bytes(value_bytes)))
     assert await owner.hear(1) == [[Answer.OK]]
-    assert [thread is threading.main_thread() for thread in lab.log.synced_by] == [is_inline]
+    loop = threading.main_thread()
+    assert [thread is loop for thread in lab.log.appended_by] == [loop_appends]
+    assert [thread is loop for thread in lab.log.synced_by] == [loop_syncs]
+    lab.path.close()
+
+
+async def test_a_failed_append_of_a_batch_that_starts_early_calls_nobody_back_at_once() -> None:
+    lab = Lab(0.001)
+    owner = Owner(lab.path)
+    owner.submit(*MANY)
+    lab.path._gathering_since = time.perf_counter() - SLOW
+    lab.log.append_error = OSError(28, "as the test wants it")
+    owner.submit(log.Set(b"b", b"2"))
+    assert len(lab.log.appended_by) == 1, "it was tried"
+    assert owner.told == [], "nobody is called back while it submits"
+    owner.submit(log.Set(b"c", b"3"))
+    async with asyncio.timeout(10):
+        await lab.path.drain()
+    assert owner.told == ["ENG-002", "ENG-002", "SRV-005"]
+    assert not lab.log.synced_by
     lab.path.close()
 
 

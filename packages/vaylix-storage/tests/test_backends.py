@@ -88,6 +88,10 @@ class Log:
     def segment_count(self) -> int:
         return self._log.segment_count
 
+    @property
+    def appends_at_once(self) -> bool:
+        return self._log.appends_at_once
+
     def append(self, batches: Sequence[Batch]) -> None:
         self._log.append(batches)
 

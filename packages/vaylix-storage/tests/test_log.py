@@ -227,6 +227,18 @@ def test_segments_end_at_their_bound_and_get_sealed_names() -> None:
     assert vfs.list_directory(DIRECTORY)[-1] == "closed-9-9.wal"
 
 
+def test_an_append_says_beforehand_whether_it_will_end_a_segment() -> None:
+    log = open_log(MemoryVfs(), segment_bytes_max=1000)
+    foretold, ended = [], []
+    for index in range(1, 10):
+        foretold.append(not log.appends_at_once)
+        count = log.segment_count
+        log.append([make_batch(index, payload=bytes(300))])
+        ended.append(log.segment_count > count)
+    assert foretold == ended
+    assert ended.count(True) == 4
+
+
 def test_segments_without_entries_are_removed() -> None:
     vfs = MemoryVfs()
     for _ in range(5):

@@ -61,13 +61,13 @@ from vaylix_server.dispatcher import Dispatcher
 from vaylix_server.fast_paths import GETS_AT_ONCE_MAX, OUT_BYTES_MAX, fits, split_gets, split_sets
 from vaylix_server.holds import Hold, tune
 from vaylix_server.prepare import is_write, reply_of, result_bytes
+from vaylix_server.runs import Run
 from vaylix_server.weights import (
     SESSION_WEIGHT_MAX,
     WEIGHT_BYTES,
     command_weight,
     frame_weight,
 )
-from vaylix_server.write_path import Run
 from vaylix_storage import Answer, ExecResult, Result
 from vaylix_storage import commands as log
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import vaylix_protocol as vtp
 from vaylix_protocol import ErrorCode, ErrorReply, Reply, error_reply
-from vaylix_server.write_path import Run
+from vaylix_server.runs import Run
 from vaylix_storage import CommandFailure, Result
 from vaylix_storage.errors import BackupError, StorageError
 from vaylix_storage.logical_backup import (

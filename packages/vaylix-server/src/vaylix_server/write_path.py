@@ -22,6 +22,12 @@ max(2 S, C), which is less when S < C. Reading is about half of C, so a batch st
 once the loop has been gathering it for S / 2, which never happens on a disk for which that would be
 wrong. The way to another thread has its price, too: what is not worth it is left to the turn.
 
+Who writes. Where the loop syncs itself (see `SyncGate`), it does everything. Else only the sync is
+left to the log thread: each step that the thread takes in Python waits until the loop lets go of
+the interpreter, half a millisecond while it applies a batch, and there were five of them. Sealing
+and writing a small batch costs the loop less than that costs the batch. A large one, and one for
+which the log must end a segment first, are the thread's altogether.
+
 A run may also hold reads that stand behind a write of their own connection: they are applied in
 their place and not logged.
 
@@ -45,7 +51,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vaylix_protocol import ErrorCode, ErrorReply, error_reply
 from vaylix_server.interfaces import AckMode, Progress
@@ -58,11 +64,12 @@ if TYPE_CHECKING:
     from vaylix_server.clock import TimeKeeper
     from vaylix_server.machine import StateMachine
     from vaylix_server.metrics import Metrics
+    from vaylix_server.runs import Run, RunOwner
     from vaylix_server.sync_gate import SyncGate
     from vaylix_storage.backend import LogPort, Storage
     from vaylix_storage.commands import Command
 
-__all__ = ["Run", "RunOwner", "WritePath"]
+__all__ = ["WritePath"]
 
 GATHERED_BYTES_MAX = 8 * 1024 * 1024
 GATHERED_COMMANDS_MAX = 65_536
@@ -72,8 +79,8 @@ UNANSWERED_BATCHES_MAX = 64
 # a sync takes at least as long, and so does the loop for its commands.
 OVERLAP_SYNC_SECONDS = 0.0003
 OVERLAP_COMMANDS = 128
-# The loop writes no more than this itself, however quick syncs were: sealing, writing and syncing
-# 8 MiB takes 30 ms where a small batch takes 0.3.
+# The loop writes no more than this itself, however quick the disk is: sealing and writing 8 MiB
+# takes it 10 ms where a small batch takes 0.1.
 INLINE_BYTES_MAX = 256 * 1024
 # Not more: the log thread waits for the interpreter meanwhile, with the next batch.
 APPLIED_TOGETHER = 16
@@ -92,74 +99,6 @@ class _Chore:
 
     run: Callable[[], Callable[[], None]]
     refuse: Callable[[], None]
-
-
-class RunOwner(Protocol):
-    """The session behind a run. Both calls come once per run, in the order of submission."""
-
-    def settle(self, run: Run, results: list[Result]) -> None:
-        """Take the results, one for each command; replies are sent when `flush` is called."""
-
-    def fail(self, run: Run, reply: ErrorReply) -> None:
-        """Take the one error that answers every write of the run."""
-
-    def flush(self) -> None:
-        """Send what `settle` and `fail` have prepared."""
-
-
-class Run:
-    """Commands of one connection, in order. `payload_bytes` is what they took on the wire.
-
-    `commands` are applied; `logged` are those of them that change something. They are one and the
-    same list unless a read stands among them.
-    """
-
-    __slots__ = (
-        "commands",
-        "logged",
-        "owner",
-        "payload_bytes",
-        "principal",
-        "request_ids",
-        "started",
-        "weight",
-    )
-
-    def __init__(self, owner: RunOwner, principal: str) -> None:
-        self.owner = owner
-        self.principal = principal
-        self.request_ids: list[bytes] = []
-        self.commands: list[Command] = []
-        self.logged: list[Command] = self.commands
-        self.payload_bytes = 0
-        self.started = time.monotonic()
-        # What the owner charges itself for the run until it is settled; its own unit.
-        self.weight = 0
-
-    def add_write(self, request_id: bytes, command: Command, payload_bytes: int) -> None:
-        """Append a command that is logged."""
-        self.request_ids.append(request_id)
-        self.commands.append(command)
-        if self.logged is not self.commands:
-            self.logged.append(command)
-        self.payload_bytes += payload_bytes
-
-    def add_writes(
-        self, request_ids: list[bytes], commands: list[Command], payload_bytes: int
-    ) -> None:
-        """Append commands that are logged."""
-        self.request_ids += request_ids
-        self.commands += commands
-        if self.logged is not self.commands:
-            self.logged += commands
-        self.payload_bytes += payload_bytes
-
-    def add_read(self, request_id: bytes, command: Command) -> None:
-        """Append a command that is applied in its place but not logged."""
-        if self.logged is self.commands:
-            self.logged = self.commands.copy()
-        self.request_ids.append(request_id)
-        self.commands.append(command)
 
 
 class WritePath:
@@ -318,7 +257,7 @@ class WritePath:
             self._apply(None, runs)
             return
         self._persisting = runs
-        if self._gate.is_open and len(batch.payload) <= INLINE_BYTES_MAX:
+        if self._gate.is_open and self._may_append(batch):
             self._persisted(batch, _persist(self._log, batch))
         else:
             self._persist_beside_loop(batch)
@@ -355,8 +294,22 @@ class WritePath:
         self._persisting = runs
         self._persist_beside_loop(batch)
 
+    def _may_append(self, batch: Batch) -> bool:
+        """Tell whether the loop itself may append a batch."""
+        return len(batch.payload) <= INLINE_BYTES_MAX and self._log.appends_at_once
+
     def _persist_beside_loop(self, batch: Batch) -> None:
-        future = self._log_thread.submit(_persist, self._log, batch)
+        if self._may_append(batch):
+            started = time.perf_counter()
+            try:
+                self._log.append((batch,))
+            except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
+                # Not at once: a session may be submitting.
+                self._loop.call_soon(self._persisted, batch, error)
+                return
+            future = self._log_thread.submit(_sync, self._log, started)
+        else:
+            future = self._log_thread.submit(_persist, self._log, batch)
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._persisted, batch, done.result())
         )
@@ -575,6 +528,14 @@ def _persist(log: LogPort, batch: Batch) -> float | Exception:
     started = time.perf_counter()
     try:
         log.append((batch,))
+    except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
+        return error
+    return _sync(log, started)
+
+
+def _sync(log: LogPort, started: float) -> float | Exception:
+    """Sync; return the seconds since `started`, or what went wrong. Runs on any one thread."""
+    try:
         log.sync()
     except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
         # Whatever it was, nobody knows what is on the disk now.

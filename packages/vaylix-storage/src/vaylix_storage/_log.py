@@ -201,6 +201,11 @@ class Log:
         """Number of segments, the active one included."""
         return len(self._chain.sealed) + 1
 
+    @property
+    def appends_at_once(self) -> bool:
+        """Whether the next `append` only writes: it need not end a segment, with its syncs."""
+        return not self._is_full()
+
     def segments(self) -> tuple[SegmentStat, ...]:
         """Return what can be said about each segment without reading it; the last is active."""
         return self._chain.stats()

@@ -46,6 +46,10 @@ class LogPort(Protocol):
     def segment_count(self) -> int:
         """The number of parts in which the log is kept, at least 1."""
 
+    @property
+    def appends_at_once(self) -> bool:
+        """Whether the next `append` will not wait for a disk, so that an event loop may call it."""
+
     def append(self, batches: Sequence[Batch]) -> None:
         """Write batches, in order, as one unit; they count once `sync` has returned.
 

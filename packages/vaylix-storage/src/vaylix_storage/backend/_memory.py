@@ -47,6 +47,7 @@ class _Log:
         self.last_index = 0
         self.size_bytes = 0
         self.segment_count = 1
+        self.appends_at_once = True
 
     def append(self, batches: Sequence[Batch]) -> None:
         self._check_open()
