@@ -257,6 +257,15 @@ class KeyspaceMachine(RuleBasedStateMachine):
         assert results == [self.model.apply(command, self.now_ms) for command in commands]
         self.replica.apply(decoded, self.now_ms, want_results=False)
 
+    @rule(pairs=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=6))
+    def set_in_columns(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        """What came in columns is in the log as commands: a replica must arrive at the same."""
+        commands = [c.Set(key, value) for key, value in pairs]
+        self.keyspace.set_all([k for k, _ in pairs], [v for _, v in pairs], self.now_ms)
+        for command in commands:
+            self.model.apply(command, self.now_ms)
+        self.replica.apply(commands, self.now_ms, want_results=False)
+
     @rule(elapsed_ms=st.sampled_from([1, 9, 990, 5000, 299_000]))
     def let_time_pass(self, elapsed_ms: int) -> None:
         self.now_ms += elapsed_ms

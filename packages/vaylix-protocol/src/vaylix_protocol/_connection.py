@@ -91,6 +91,8 @@ _INTEGER_TAIL: Final = Struct(">Bq")
 # The header of a frame in two parts, for many of one length.
 _HEADER_START: Final = Struct(">6sI")
 _CHECKSUM: Final = Struct(">I")
+# Mark and length, checksum, request id, and the zero that says "ok".
+_OK_FRAME: Final = Struct(">10sI16sx")
 
 
 class _Incoming(enum.Enum):
@@ -410,15 +412,11 @@ class Connection:
         """Return the bytes of `Ok()` for each request, in order; errors as for `send_reply`."""
         if self._plain_bytes_max < _OK_BYTES:
             return b"".join([self.send_ok(request_id) for request_id in request_ids])
-        parts: list[bytes] = []
-        append, pack_checksum = parts.append, _CHECKSUM.pack
+        pack = _OK_FRAME.pack
         header = _HEADER_START.pack(PLAIN_MARK, _OK_BYTES)
-        for request_id in request_ids:
-            body = request_id + b"\x00"
-            append(header)
-            append(pack_checksum(crc32(body)))
-            append(body)
-        return b"".join(parts)
+        return b"".join(
+            [pack(header, crc32(request_id + b"\x00"), request_id) for request_id in request_ids]
+        )
 
     def send_values(self, request_ids: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
         """Return the bytes of `Value(data)`, or of `NotFound()` for None, for each request.

@@ -122,13 +122,6 @@ class SetRun(msgspec.Struct, frozen=True, gc=False):
             for request_id, key, value in rows
         ]
 
-    @property
-    def payload_bytes(self) -> int:
-        """What all of them took on the wire."""
-        if len(self.keys) == 1:
-            return _SET_BYTES + len(self.keys[0]) + len(self.values[0])
-        return _SET_BYTES * len(self.keys) + sum(map(len, self.keys)) + sum(map(len, self.values))
-
 
 class Response(msgspec.Struct, frozen=True, gc=False):
     """A reply as the client sees it, in the order of the requests."""

@@ -15,26 +15,39 @@ from vaylix_server.weights import WEIGHT_BYTES
 if TYPE_CHECKING:
     from vaylix_server.rules import Limits
 
-__all__ = ["GETS_AT_ONCE_MAX", "OUT_BYTES_MAX", "fits", "split_gets", "split_sets"]
+__all__ = ["GETS_AT_ONCE_MAX", "OUT_BYTES_MAX", "fits", "payload_bytes", "split_gets", "split_sets"]
 
 # Bytes of replies after which the transport is asked whether the client keeps up.
 OUT_BYTES_MAX = 256 * 1024
 # Values of the largest size times this is a bounded amount of memory: 16 MiB.
 GETS_AT_ONCE_MAX = 64
+# Of a SET without options beside its key and value (VTP2 protocol section 7).
+_SET_BYTES = 11
 
 
 def fits(run: GetRun | SetRun, limits: Limits) -> bool:
     """Tell whether all keys and values are within their quotas."""
-    keys = run.keys
-    # A request that comes alone is the case where every call counts.
-    longest = len(keys[0]) if len(keys) == 1 else max(map(len, keys))
-    if longest > limits.key_bytes_max:
-        return False
-    if type(run) is not SetRun:
-        return True
-    values = run.values
-    longest = len(values[0]) if len(values) == 1 else max(map(len, values))
-    return longest <= limits.value_bytes_max
+    # Loops, since compiled ones are several times quicker than `max(map(len, ...))`.
+    bytes_max = limits.key_bytes_max
+    for key in run.keys:
+        if len(key) > bytes_max:
+            return False
+    if type(run) is SetRun:
+        bytes_max = limits.value_bytes_max
+        for value in run.values:
+            if len(value) > bytes_max:
+                return False
+    return True
+
+
+def payload_bytes(run: SetRun) -> int:
+    """Return what all SETs of a run took on the wire."""
+    total = _SET_BYTES * len(run.keys)
+    for key in run.keys:
+        total += len(key)
+    for value in run.values:
+        total += len(value)
+    return total
 
 
 def split_gets(run: GetRun) -> tuple[GetRun, GetRun | None]:
@@ -51,7 +64,7 @@ def split_sets(run: SetRun, room: int) -> tuple[SetRun, SetRun | None]:
 
     `room` is the weight that is left for it, at least 1; it is passed by one request at most.
     """
-    if len(run.keys) == 1 or len(run.keys) + run.payload_bytes // WEIGHT_BYTES <= room:
+    if len(run.keys) == 1 or len(run.keys) + payload_bytes(run) // WEIGHT_BYTES <= room:
         return run, None
     count = bytes_so_far = 0
     for value in run.values:

@@ -20,7 +20,7 @@ from vaylix_server.access import (
     encode_access_commands,
 )
 from vaylix_server.errors import StartupError
-from vaylix_storage import Batch, BatchKind, Keyspace, Result
+from vaylix_storage import Answer, Batch, BatchKind, Keyspace, Result
 from vaylix_storage.commands import Command
 
 if TYPE_CHECKING:
@@ -124,6 +124,11 @@ class StateMachine:
     def apply_commands(self, commands: Sequence[Command], now_ms: int) -> list[Result]:
         """Apply the commands of a committed batch and return a result for each."""
         return self.keyspace.apply(commands, now_ms, want_results=True)
+
+    def apply_sets(self, keys: list[bytes], values: list[bytes], now_ms: int) -> list[Result]:
+        """Do the same for SETs without options, in columns."""
+        self.keyspace.set_all(keys, values, now_ms)
+        return [Answer.OK] * len(keys)
 
     def advance(self, batch: Batch) -> None:
         """Note that every entry of `batch` has been applied."""

@@ -18,7 +18,7 @@ from vaylix_storage import commands as log
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["PREPARE", "is_write", "prepare_set", "reply_of", "result_bytes"]
+__all__ = ["PREPARE", "is_write", "prepare_set", "reply_of", "result_bytes", "send_result"]
 
 _CONDITIONS = {
     vtp.SetCondition.NONE: log.SetCondition.NONE,
@@ -140,6 +140,22 @@ def reply_of(command: log.Command, result: Result) -> vtp.Reply:
     if isinstance(result, CommandFailure):
         return _failure(result)
     return vtp.Strings(result)
+
+
+def send_result(
+    connection: vtp.Connection, request_id: bytes, command: log.Command, result: Result
+) -> bytes:
+    """Return the bytes of the reply to a command; LocalProtocolError when it is too large."""
+    negotiation = connection.negotiation
+    assert negotiation is not None
+    if result_bytes(result) > negotiation.max_frame_bytes:
+        # Known before anything is copied: a transaction can ask for gigabytes.
+        raise LocalProtocolError.of(
+            ErrorCode.TRN_006,
+            length=result_bytes(result),
+            maximum=negotiation.max_frame_bytes,
+        )
+    return connection.send_reply(request_id, reply_of(command, result))
 
 
 def result_bytes(result: Result) -> int:

@@ -58,9 +58,16 @@ from vaylix_protocol import (
     error_reply,
 )
 from vaylix_server.dispatcher import Dispatcher
-from vaylix_server.fast_paths import GETS_AT_ONCE_MAX, OUT_BYTES_MAX, fits, split_gets, split_sets
+from vaylix_server.fast_paths import (
+    GETS_AT_ONCE_MAX,
+    OUT_BYTES_MAX,
+    fits,
+    payload_bytes,
+    split_gets,
+    split_sets,
+)
 from vaylix_server.holds import Hold, tune
-from vaylix_server.prepare import is_write, reply_of, result_bytes
+from vaylix_server.prepare import is_write, send_result
 from vaylix_server.runs import Run
 from vaylix_server.weights import (
     SESSION_WEIGHT_MAX,
@@ -347,9 +354,9 @@ class Session:
 
     def _take_sets(self, run: SetRun) -> None:
         commands: list[log.Command] = list(map(log.Set, run.keys, run.values))
-        payload_bytes = run.payload_bytes
-        self._open_run().add_writes(run.request_ids, commands, payload_bytes)
-        self._charge_run(len(commands) + payload_bytes // WEIGHT_BYTES)
+        run_bytes = payload_bytes(run)
+        self._open_run().add_sets(run, commands, run_bytes)
+        self._charge_run(len(commands) + run_bytes // WEIGHT_BYTES)
         self._metrics.requests += len(commands)
 
     def _on_event(self, event: Event) -> None:
@@ -471,10 +478,10 @@ class Session:
             return
         self._put(frame)
 
-    def write(self, request_id: bytes, command: log.Command, payload_bytes: int) -> None:
+    def write(self, request_id: bytes, command: log.Command, command_bytes: int) -> None:
         """Log and apply a command; its reply follows from the result."""
-        self._open_run().add_write(request_id, command, payload_bytes)
-        self._charge_run(command_weight(command) + payload_bytes // WEIGHT_BYTES)
+        self._open_run().add_write(request_id, command, command_bytes)
+        self._charge_run(command_weight(command) + command_bytes // WEIGHT_BYTES)
 
     def _charge_run(self, weight: int) -> None:
         assert self._run is not None
@@ -542,16 +549,7 @@ class Session:
         """Encode the reply to a command; raises LocalProtocolError when it is too large."""
         if isinstance(result, ExecResult):
             self._metrics.transactions_committed += 1
-        negotiation = self._connection.negotiation
-        assert negotiation is not None
-        if result_bytes(result) > negotiation.max_frame_bytes:
-            # Known before anything is copied: a transaction can ask for gigabytes.
-            raise LocalProtocolError.of(
-                ErrorCode.TRN_006,
-                length=result_bytes(result),
-                maximum=negotiation.max_frame_bytes,
-            )
-        return self._connection.send_reply(request_id, reply_of(command, result))
+        return send_result(self._connection, request_id, command, result)
 
     def fail(self, run: Run, reply: ErrorReply) -> None:
         """Answer every write of the run with the same error, and the reads in between."""

@@ -228,7 +228,8 @@ class SlowCommands:
         """Log and apply commands; return the result of the last one, or why none was applied."""
         owner = _OneRun(self._loop)
         run = Run(owner, username)
-        run.add_writes([b""] * len(commands), commands, _RESTORE_BATCH_BYTES)
+        for command in commands:
+            run.add_write(b"", command, _RESTORE_BATCH_BYTES // len(commands))
         self._write_path.submit(run)
         return await owner.outcome
 

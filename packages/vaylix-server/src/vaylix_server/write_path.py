@@ -441,20 +441,34 @@ class WritePath:
         """Apply short runs together: that costs little more than one of them alone."""
         answered: list[tuple[Run, list[Result]]] = []
         together: list[Run] = []
-        commands: list[Command] = []
+        count = 0
         for run in runs:
             together.append(run)
-            commands += run.commands
-            if len(commands) >= APPLIED_TOGETHER or run is runs[-1]:
-                results = self._machine.apply_commands(commands, now_ms)
-                assert len(results) == len(commands), "each command has its result"
+            count += len(run.commands)
+            if count >= APPLIED_TOGETHER or run is runs[-1]:
+                results = self._apply_runs(together, now_ms)
+                assert len(results) == count, "each command has its result"
                 start = 0
                 for applied in together:
                     end = start + len(applied.commands)
                     answered.append((applied, results[start:end]))
                     start = end
-                together, commands = [], []
+                together, count = [], 0
         return answered
+
+    def _apply_runs(self, runs: list[Run], now_ms: int) -> list[Result]:
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for run in runs:
+            plain = run.plain
+            if plain is None:
+                commands: list[Command] = []
+                for mixed in runs:
+                    commands += mixed.commands
+                return self._machine.apply_commands(commands, now_ms)
+            keys += plain.keys
+            values += plain.values
+        return self._machine.apply_sets(keys, values, now_ms)
 
     def _answer(self) -> None:
         progress = Progress(

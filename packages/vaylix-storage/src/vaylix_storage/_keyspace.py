@@ -73,18 +73,18 @@ class Keyspace:
         Without `want_results` the list is empty, and reads are not even carried out. Never raises:
         a command that fails has changed nothing, and its result is a CommandFailure.
         """
+        self._reclaim_for(len(commands), now_ms)
         table = self._table
-        if self.restore is not None and self.restore.is_given_up(now_ms):
-            self.drop_restore()
-        table.reclaim(now_ms, _RECLAIM_PER_APPLY + _RECLAIM_PER_COMMAND * len(commands))
         results: list[Result] = []
         position, count = 0, len(commands)
         while position < count:
             command = commands[position]
             if type(command) is c.Set and command.options is None:
-                start, position = position, table.set_run(commands, position, now_ms)
+                keys, values = _plain_sets(commands, position)
+                table.set_all(keys, values, now_ms)
+                position += len(keys)
                 if want_results:
-                    results += [_OK] * (position - start)
+                    results += [_OK] * len(keys)
                 continue
             position += 1
             result: Result
@@ -98,6 +98,18 @@ class Keyspace:
             if want_results:
                 results.append(result)
         return results
+
+    def set_all(self, keys: Sequence[bytes], values: Sequence[bytes], now_ms: int) -> None:
+        """Carry out as many SETs without options, as `apply` would; columns are quicker."""
+        assert len(keys) == len(values)
+        self._reclaim_for(len(keys), now_ms)
+        self._table.set_all(keys, values, now_ms)
+
+    def _reclaim_for(self, command_count: int, now_ms: int) -> None:
+        """Free what is no longer needed before commands are carried out."""
+        if self.restore is not None and self.restore.is_given_up(now_ms):
+            self.drop_restore()
+        self._table.reclaim(now_ms, _RECLAIM_PER_APPLY + _RECLAIM_PER_COMMAND * command_count)
 
     def _execute(
         self, command: c.Exec, now_ms: int, *, want_results: bool
@@ -255,6 +267,19 @@ class Keyspace:
     def table(self) -> Table:
         """The map itself, for the handlers of this module and for snapshots."""
         return self._table
+
+
+def _plain_sets(commands: Sequence[c.Command], start: int) -> tuple[list[bytes], list[bytes]]:
+    """Return keys and values of the SETs without options that begin at `start`."""
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    for position in range(start, len(commands)):
+        command = commands[position]
+        if type(command) is not c.Set or command.options is not None:
+            break
+        keys.append(command.key)
+        values.append(command.value)
+    return keys, values
 
 
 def _listed_bytes(entries: list[tuple[bytes, bytes]]) -> int:

@@ -16,7 +16,7 @@ from zlib import crc32
 from vaylix_storage._entry import Entry
 from vaylix_storage._expiry import ExpiryIndex
 from vaylix_storage._shard_walk import ShardWalk
-from vaylix_storage.commands import U64_MAX, Command, Set
+from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import StorageBusyError
 
 if TYPE_CHECKING:
@@ -140,20 +140,15 @@ class Table:
         if old.expires_at_ms:
             self.expiry.remove(old.expires_at_ms, key)
 
-    def set_run(self, commands: Sequence[Command], start: int, now_ms: int) -> int:
-        """Carry out the plain SETs that begin at `start`; return where they end.
+    def set_all(self, keys: Sequence[bytes], values: Sequence[bytes], now_ms: int) -> None:
+        """Store values without a time to live, in order.
 
         It is `set_plain` for each, with the usual case spelled out: there is no hotter write.
         """
         shards = self.shards
         new_count = new_bytes = 0
-        end = start
-        for position in range(start, len(commands)):
-            command = commands[position]
-            if type(command) is not Set or command.options is not None:
-                break
-            end = position + 1
-            key, value = command.key, command.value
+        for position, key in enumerate(keys):
+            value = values[position]
             shard = shards[crc32(key) >> SHARD_SHIFT]
             old = shard.get(key)
             if self._is_watched or (old is not None and old.expires_at_ms):
@@ -168,7 +163,6 @@ class Table:
                 new_bytes += len(value) - len(old.value)
         self.entry_count += new_count
         self.content_bytes += new_bytes
-        return end
 
     def set_plain(self, key: bytes, value: bytes, now_ms: int) -> None:
         """Store a value without a time to live."""
