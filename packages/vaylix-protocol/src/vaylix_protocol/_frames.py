@@ -12,12 +12,15 @@ once its decompressed bodies amount to 8 MiB; the rest stays in the buffer, stil
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from vaylix_protocol._compression import Compressor, Decompressor
 from vaylix_protocol._constants import FRAME_BYTES_MAX, Compression
 from vaylix_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "EXPANDED_BYTES_MAX",
@@ -116,7 +119,7 @@ class FrameReader:
 
     def _cut(self, data: bytes, position: int, bodies: list[bytes], frames_max: int) -> int:
         """Append bodies until `data` is used up; return the position of what is left of it."""
-        unpack_header = HEADER.unpack_from
+        unpack_header: Callable[[bytes, int], tuple[bytes, int, int]] = HEADER.unpack_from
         append = bodies.append
         limit = self.frame_bytes_max
         end = len(data)

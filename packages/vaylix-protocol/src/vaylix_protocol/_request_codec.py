@@ -74,7 +74,9 @@ def decode_requests(  # noqa: C901, PLR0912 - one flat loop, as calls for each c
     Raise RemoteProtocolError for a broken prefix, after the requests before it were appended.
     """
     append, no_metadata = events.append, NO_METADATA
-    unpack_start, unpack_length = _BODY_START.unpack_from, _VALUE_LENGTH.unpack_from
+    # Compiled code is quicker when it knows the types of what is unpacked.
+    unpack_start: Callable[[bytes], tuple[int, bytes, int, int]] = _BODY_START.unpack_from
+    unpack_length: Callable[[bytes, int], tuple[int]] = _VALUE_LENGTH.unpack_from
     # The run that the last event is; at most one of them.
     gets: GetRun | None = None
     sets: SetRun | None = None
