@@ -74,8 +74,6 @@ from vaylix_protocol.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vaylix_protocol._settings import ConnectionSettings
     from vaylix_protocol.commands import Command, LocalCommand
 
@@ -408,27 +406,32 @@ class Connection:
 
     # The same for many requests at a time: what a pipeline of GETs or SETs is answered with.
 
-    def send_oks(self, request_ids: Sequence[bytes]) -> bytes:
+    def send_oks(self, request_ids: list[bytes]) -> bytes:
         """Return the bytes of `Ok()` for each request, in order; errors as for `send_reply`."""
         if self._plain_bytes_max < _OK_BYTES:
             return b"".join([self.send_ok(request_id) for request_id in request_ids])
-        pack = _OK_FRAME.pack
+        pack, checksum_of = _OK_FRAME.pack, crc32
         header = _HEADER_START.pack(PLAIN_MARK, _OK_BYTES)
         return b"".join(
-            [pack(header, crc32(request_id + b"\x00"), request_id) for request_id in request_ids]
+            [
+                pack(header, checksum_of(request_id + b"\x00"), request_id)
+                for request_id in request_ids
+            ]
         )
 
-    def send_values(self, request_ids: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+    def send_values(self, request_ids: list[bytes], values: list[bytes | None]) -> bytes:
         """Return the bytes of `Value(data)`, or of `NotFound()` for None, for each request.
 
         Errors as for `send_reply`; then nothing is returned for any of them.
         """
         plain_value_bytes_max = self._plain_value_bytes_max
         parts: list[bytes] = []
-        append, pack_checksum = parts.append, _CHECKSUM.pack
+        append, pack_checksum, checksum_of = parts.append, _CHECKSUM.pack, crc32
         # Values in a row often have one length, so what depends on it only is kept.
         known_bytes, header, head = -1, b"", b""
-        for request_id, data in zip(request_ids, values, strict=True):
+        assert len(request_ids) == len(values)
+        for position, request_id in enumerate(request_ids):
+            data = values[position]
             if data is None:
                 append(self.send_not_found(request_id))
                 continue
@@ -441,7 +444,7 @@ class Connection:
                 header = _HEADER_START.pack(PLAIN_MARK, data_bytes + _VALUE_OVERHEAD_BYTES)
             body = request_id + head + data
             append(header)
-            append(pack_checksum(crc32(body)))
+            append(pack_checksum(checksum_of(body)))
             append(body)
         return b"".join(parts)
 

@@ -43,6 +43,7 @@ def take_plain_runs(data: bytes, frame_bytes_max: int, events: list[Event]) -> i
     """Append the runs that `data` begins with to `events`; return the position of the rest."""
     unpack_start: Callable[[bytes, int], _Start] = _START.unpack_from
     unpack_length: Callable[[bytes, int], tuple[int]] = _VALUE_LENGTH.unpack_from
+    checksum_of = crc32
     get_ids: list[bytes] = []
     get_keys: list[bytes] = []
     set_ids: list[bytes] = []
@@ -60,7 +61,7 @@ def take_plain_runs(data: bytes, frame_bytes_max: int, events: list[Event]) -> i
         if mark != PLAIN_MARK or flags or opcode > _SET or stop > end or length > frame_bytes_max:
             break
         body = data[start:stop]
-        if crc32(body) != checksum:
+        if checksum_of(body) != checksum:
             break
         if opcode == _GET:
             key = body[_KEY_OFFSET:]

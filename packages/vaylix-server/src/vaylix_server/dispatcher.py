@@ -13,7 +13,7 @@ the session answers runs of them by itself; `reads_at_once` and `writes_at_once`
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
 import vaylix_protocol as vtp
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher", "Outlet"]
 
-_ANONYMOUS = "anonymous"
-_QUEUED = vtp.Value(b"QUEUED")
+_ANONYMOUS: Final = "anonymous"
+_QUEUED: Final = vtp.Value(b"QUEUED")
 # Length fields and all options of a SET, rounded up.
-_SET_OVERHEAD_BYTES_MAX = 32
-_REPLICATION = frozenset(
+_SET_OVERHEAD_BYTES_MAX: Final = 32
+_REPLICATION: Final = frozenset(
     (
         vtp.ReplicationStatus,
         vtp.ReplicationSnapshot,

@@ -7,7 +7,7 @@ about it, and takes a run apart into single requests otherwise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vaylix_protocol import GetRun, SetRun
 from vaylix_server.weights import WEIGHT_BYTES
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["GETS_AT_ONCE_MAX", "OUT_BYTES_MAX", "fits", "payload_bytes", "split_gets", "split_sets"]
 
 # Bytes of replies after which the transport is asked whether the client keeps up.
-OUT_BYTES_MAX = 256 * 1024
+OUT_BYTES_MAX: Final = 256 * 1024
 # Values of the largest size times this is a bounded amount of memory: 16 MiB.
-GETS_AT_ONCE_MAX = 64
+GETS_AT_ONCE_MAX: Final = 64
 # Of a SET without options beside its key and value (VTP2 protocol section 7).
-_SET_BYTES = 11
+_SET_BYTES: Final = 11
 
 
 def fits(run: GetRun | SetRun, limits: Limits) -> bool:

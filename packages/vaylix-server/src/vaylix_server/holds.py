@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Hold", "tune"]
 
 # The stock event loop of Python asks the kernel for this much, and is slow with large buffers.
-STOCK_READ_BYTES_MAX = 32 * 1024
+STOCK_READ_BYTES_MAX: Final = 32 * 1024
 
 
 class Hold(enum.Flag):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,7 @@ class MetricSpec(NamedTuple):
 _COUNTER, _GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
 
 # In the order of METRICS (server spec 9.2).
-METRICS = (
+METRICS: Final = (
     MetricSpec(
         "connections_accepted",
         "vaylix.server.connection.accepted.count",

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from vaylix_protocol import (
     ClientHello,
@@ -88,11 +88,11 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 # How long a closing connection may take to send what it still has.
-LINGER_SECONDS = 10.0
-_HEALTH_CHECK = "vaylix-healthcheck"
+LINGER_SECONDS: Final = 10.0
+_HEALTH_CHECK: Final = "vaylix-healthcheck"
 # Named once: else a union would be made, and an enum searched, for each request.
-_RUNS = (GetRun, SetRun)
-_OK = Answer.OK
+_RUNS: Final = (GetRun, SetRun)
+_OK: Final = Answer.OK
 
 
 class Session:
@@ -329,26 +329,27 @@ class Session:
         return () if rest is None else (rest,)
 
     def _answer_gets(self, run: GetRun) -> None:
-        count = len(run.keys)
-        self._metrics.requests += count
-        self._metrics.reads_at_once += count
-        self._send_values(run.request_ids, self._keyspace.mget(run.keys, self._now_ms))
-
-    def _send_values(self, request_ids: Sequence[bytes], values: Sequence[bytes | None]) -> None:
-        connection = self._connection
+        connection, keyspace, now_ms = self._connection, self._keyspace, self._now_ms
+        ids, keys = run.request_ids, run.keys
+        self._metrics.requests += len(keys)
+        self._metrics.reads_at_once += len(keys)
         try:
-            if len(values) != 1:
-                frames = connection.send_values(request_ids, values)
-            elif values[0] is None:
-                frames = connection.send_not_found(request_ids[0])
+            if len(keys) != 1:
+                frames = connection.send_values(ids, keyspace.values(keys, now_ms))
+            elif (value := keyspace.get(keys[0], now_ms)) is None:
+                frames = connection.send_not_found(ids[0])
             else:
-                frames = connection.send_value(request_ids[0], values[0])
+                frames = connection.send_value(ids[0], value)
         except LocalProtocolError:
             # One of them is too large. Those before it are answered before the connection ends.
-            for request_id, value in zip(request_ids, values, strict=True):
+            for request_id, key in zip(ids, keys, strict=True):
                 if not self._is_held:
+                    value = keyspace.get(key, now_ms)
                     self.reply(request_id, NotFound() if value is None else Value(value))
             return
+        self._add_out(frames)
+
+    def _add_out(self, frames: bytes) -> None:
         self._out.append(frames)
         self._out_bytes += len(frames)
 
@@ -456,8 +457,7 @@ class Session:
     def _put(self, frame: bytes) -> None:
         """Send a frame behind everything that waits for an answer."""
         if not self._queue:
-            self._out.append(frame)
-            self._out_bytes += len(frame)
+            self._add_out(frame)
             return
         self._queue.append(frame)
         self._charge(frame_weight(frame))

@@ -7,14 +7,16 @@ client has taken it; what returns any number of them fills a session up by itsel
 
 from __future__ import annotations
 
+from typing import Final
+
 from vaylix_storage import commands as log
 
 __all__ = ["SESSION_WEIGHT_MAX", "WEIGHT_BYTES", "command_weight", "frame_weight"]
 
-SESSION_WEIGHT_MAX = 1024
-WEIGHT_BYTES = 1024
-_VALUE_WEIGHT = 16
-_RETURNS_A_VALUE = (log.Get, log.GetDel, log.GetEx)
+SESSION_WEIGHT_MAX: Final = 1024
+WEIGHT_BYTES: Final = 1024
+_VALUE_WEIGHT: Final = 16
+_RETURNS_A_VALUE: Final = (log.Get, log.GetDel, log.GetEx)
 
 
 def command_weight(command: log.Command) -> int:

@@ -51,7 +51,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from vaylix_protocol import ErrorCode, ErrorReply, error_reply
 from vaylix_server.interfaces import AckMode, Progress
@@ -71,23 +71,23 @@ if TYPE_CHECKING:
 
 __all__ = ["WritePath"]
 
-GATHERED_BYTES_MAX = 8 * 1024 * 1024
-GATHERED_COMMANDS_MAX = 65_536
+GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
+GATHERED_COMMANDS_MAX: Final = 65_536
 # Batches that are applied and that the ack mode holds back.
-UNANSWERED_BATCHES_MAX = 64
+UNANSWERED_BATCHES_MAX: Final = 64
 # A batch is worth the way to the log thread and back, which costs a few hundred microseconds, when
 # a sync takes at least as long, and so does the loop for its commands.
-OVERLAP_SYNC_SECONDS = 0.0003
-OVERLAP_COMMANDS = 128
+OVERLAP_SYNC_SECONDS: Final = 0.0003
+OVERLAP_COMMANDS: Final = 128
 # The loop writes no more than this itself, however quick the disk is: sealing and writing 8 MiB
 # takes it 10 ms where a small batch takes 0.1.
-INLINE_BYTES_MAX = 256 * 1024
+INLINE_BYTES_MAX: Final = 256 * 1024
 # Not more: the log thread waits for the interpreter meanwhile, with the next batch.
-APPLIED_TOGETHER = 16
+APPLIED_TOGETHER: Final = 16
 # Over so many the duration of a sync is averaged.
-_SYNCS_AVERAGED = 32
+_SYNCS_AVERAGED: Final = 32
 # Standalone: the term never changes, and the log of a cluster starts above it.
-_TERM = 0
+_TERM: Final = 0
 
 
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ Why entries are structs: see `_entry`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 from zlib import crc32
 
 from vaylix_storage._entry import Entry
@@ -18,9 +18,6 @@ from vaylix_storage._expiry import ExpiryIndex
 from vaylix_storage._shard_walk import ShardWalk
 from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import StorageBusyError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 __all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Before", "Shard", "Table"]
 
@@ -92,12 +89,12 @@ class Table:
             return None
         return entry
 
-    def values(self, keys: Iterable[bytes], now_ms: int) -> list[bytes | None]:
+    def values(self, keys: list[bytes], now_ms: int) -> list[bytes | None]:
         """Return the values of many keys: `find` in one loop, for pipelines of GETs."""
-        shards = self.shards
+        shards, hash_of = self.shards, crc32
         values: list[bytes | None] = []
         for key in keys:
-            entry = shards[crc32(key) >> SHARD_SHIFT].get(key)
+            entry = shards[hash_of(key) >> SHARD_SHIFT].get(key)
             if entry is None or 0 < entry.expires_at_ms <= now_ms:
                 values.append(None)
             else:
@@ -140,16 +137,16 @@ class Table:
         if old.expires_at_ms:
             self.expiry.remove(old.expires_at_ms, key)
 
-    def set_all(self, keys: Sequence[bytes], values: Sequence[bytes], now_ms: int) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes], now_ms: int) -> None:
         """Store values without a time to live, in order.
 
         It is `set_plain` for each, with the usual case spelled out: there is no hotter write.
         """
-        shards = self.shards
+        shards, hash_of = self.shards, crc32
         new_count = new_bytes = 0
         for position, key in enumerate(keys):
             value = values[position]
-            shard = shards[crc32(key) >> SHARD_SHIFT]
+            shard = shards[hash_of(key) >> SHARD_SHIFT]
             old = shard.get(key)
             if self._is_watched or (old is not None and old.expires_at_ms):
                 self.set_plain(key, value, now_ms)
