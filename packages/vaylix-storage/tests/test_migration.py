@@ -385,13 +385,13 @@ def test_what_does_not_come_back_as_it_was_is_no_migration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vfs = load(SMALL)
-    real = Keyspace.begin_dump
+    real = Keyspace.begin_walk
 
     def forgetful(keyspace: Keyspace) -> object:
         keyspace.table.drop(next(key for shard in keyspace.table.shards for key in shard))
         return real(keyspace)
 
-    monkeypatch.setattr(Keyspace, "begin_dump", forgetful)
+    monkeypatch.setattr(Keyspace, "begin_walk", forgetful)
     with pytest.raises(CorruptionError, match="not what is read back"):
         run(DATA, vfs)
     assert not vfs.exists(NEW)

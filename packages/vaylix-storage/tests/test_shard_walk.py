@@ -96,7 +96,7 @@ def test_dead_keys_may_be_reclaimed_during_the_dump() -> None:
 def test_a_keyspace_can_be_replaced_during_the_dump() -> None:
     keyspace, shadow = filled(3000), filled(10, b"other")
     at_begin, in_shadow = held_by(keyspace), held_by(shadow)
-    dump = keyspace.begin_dump()
+    dump = KeyspaceDump(keyspace.begin_walk())
     keyspace.replace_with(shadow)
     keyspace.apply([Set(b"key:1", b"changed")], NOW, want_results=False)
     assert held_by(loaded_from(rest_of(dump))) == at_begin
@@ -108,13 +108,13 @@ def test_two_walks_at_a_time_are_refused() -> None:
     keyspace = filled(10)
     walk = keyspace.begin_walk()
     with pytest.raises(StorageBusyError):
-        keyspace.begin_dump()
+        KeyspaceDump(keyspace.begin_walk())
     walk.close()
     walk.close()
     assert walk.next_shard() is None
-    keyspace.begin_dump().close()
-    assert len(rest_of(keyspace.begin_dump())) == 1
-    assert rest_of(keyspace.begin_dump())
+    KeyspaceDump(keyspace.begin_walk()).close()
+    assert len(rest_of(KeyspaceDump(keyspace.begin_walk()))) == 1
+    assert rest_of(KeyspaceDump(keyspace.begin_walk()))
 
 
 def test_a_closed_walk_holds_nothing_and_frees_bit_by_bit() -> None:
@@ -151,7 +151,7 @@ def test_a_shard_larger_than_a_chunk_is_spread() -> None:
     ][:200]
     keyspace.apply([Set(key, b"y" * 3000) for key in rivals], NOW, want_results=False)
     at_begin = held_by(keyspace)
-    dump = keyspace.begin_dump()
+    dump = KeyspaceDump(keyspace.begin_walk())
     chunks = []
     while (chunk := dump.next_chunk()) is not None:
         assert len(chunk[0]) < 5 * CHUNK_BYTES
@@ -162,7 +162,7 @@ def test_a_shard_larger_than_a_chunk_is_spread() -> None:
 
 
 def test_an_empty_keyspace_has_no_chunks() -> None:
-    assert rest_of(Keyspace().begin_dump()) == []
+    assert rest_of(KeyspaceDump(Keyspace().begin_walk())) == []
 
 
 def chunk_of(*pieces: tuple[int, object]) -> bytes:
@@ -204,7 +204,7 @@ def test_the_largest_numbers_survive() -> None:
     loader.finish()
     assert loader.key_count == 1
     assert keyspace.version(b"a", NOW) == most
-    assert rest_of(keyspace.begin_dump()) == [(plain, 1)]
+    assert rest_of(KeyspaceDump(keyspace.begin_walk())) == [(plain, 1)]
 
 
 def test_beginning_does_not_touch_the_keys() -> None:

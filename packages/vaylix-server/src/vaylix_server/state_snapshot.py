@@ -16,7 +16,7 @@ import msgspec
 
 from vaylix_server.access import decode_access_state, encode_access_state
 from vaylix_server.errors import StartupError
-from vaylix_storage import KeyspaceLoader, SnapshotMeta
+from vaylix_storage import KeyspaceDump, KeyspaceLoader, SnapshotMeta
 
 if TYPE_CHECKING:
     from vaylix_server.machine import StateMachine
@@ -47,7 +47,7 @@ class StateSnapshot:
             (ACCESS, encode_access_state(machine.access), len(machine.access.users)),
             (MACHINE, encode_machine(machine.semantics_version), 1),
         ]
-        self._keyspace = machine.keyspace.begin_dump()
+        self._keyspace = KeyspaceDump(machine.keyspace.begin_walk())
 
     def next_piece(self) -> tuple[str, bytes, int] | None:
         """Return section, content and number of items of the next piece; None at the end.

@@ -17,6 +17,7 @@ import msgspec
 from vaylix_storage._batch import Batch, HardState
 from vaylix_storage._directory import DataDirectory, NodeIdentity
 from vaylix_storage._keyring import Keyring
+from vaylix_storage._keyspace_snapshot import KeyspaceDump
 from vaylix_storage._log import Log
 from vaylix_storage._manifest import Manifest, ManifestEntry, load_manifest, store_manifest
 from vaylix_storage._options import LogBase, LogOptions, SyncPolicy
@@ -86,7 +87,7 @@ def keyspace_section(keyspace: Keyspace) -> Section:
 
 
 def _keyspace_chunks(keyspace: Keyspace) -> Iterator[tuple[bytes, int]]:
-    dump = keyspace.begin_dump()
+    dump = KeyspaceDump(keyspace.begin_walk())
     try:
         while (chunk := dump.next_chunk()) is not None:
             yield chunk

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-__all__ = ["Entry"]
+__all__ = ["Before", "Entry", "Shard"]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -20,3 +20,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     value: bytes
     version: Annotated[int, msgspec.Meta(ge=1)]
     expires_at_ms: Annotated[int, msgspec.Meta(ge=0)]
+
+
+Shard: TypeAlias = dict[bytes, Entry]
+# Entries of a shard as they were before they changed; None for keys that were not there.
+Before: TypeAlias = dict[bytes, Entry | None]

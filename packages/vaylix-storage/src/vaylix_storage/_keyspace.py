@@ -17,7 +17,6 @@ from zlib import crc32
 
 from vaylix_storage import _semantics as semantics
 from vaylix_storage import commands as c
-from vaylix_storage._keyspace_snapshot import KeyspaceDump
 from vaylix_storage._restore import Restore
 from vaylix_storage._results import (
     Answer,
@@ -249,16 +248,13 @@ class Keyspace:
     def begin_walk(self) -> ShardWalk:
         """Show all entries of now, dead ones included, while the keyspace goes on changing.
 
-        One walk or dump at a time; StorageBusyError otherwise.
+        For a snapshot (`KeyspaceDump`) or a backup (`SortedWalk`). One at a time; StorageBusyError
+        otherwise.
         """
         return self._table.begin_walk()
 
-    def begin_dump(self) -> KeyspaceDump:
-        """Start the section of a snapshot; `load_keyspace_chunk` reads it. As `begin_walk`."""
-        return KeyspaceDump(self._table.begin_walk())
-
     def abandon_walk(self) -> None:
-        """End a walk or dump that an interrupt has left without an owner, if there is one."""
+        """End a walk that an interrupt has left without an owner, if there is one."""
         self._table.abandon_walk()
 
     def replace_with(self, other: Keyspace) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from vaylix_storage._entry import Entry
+from vaylix_storage._entry import Entry, Shard
 from vaylix_storage._expiry import expiry_item
 from vaylix_storage._table import SHARD_COUNT
 from vaylix_storage.errors import CorruptionError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vaylix_storage._keyspace import Keyspace
     from vaylix_storage._shard_walk import ShardWalk
-    from vaylix_storage._table import Shard, Table
+    from vaylix_storage._table import Table
 
 __all__ = ["CHUNK_BYTES", "KeyspaceDump", "KeyspaceLoader", "load_keyspace_chunk"]
 
@@ -39,7 +39,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(list[tuple[_ShardIndex, dict[bytes, En
 
 
 class KeyspaceDump:
-    """The chunks of the section, one for each call; `Keyspace.begin_dump` makes one.
+    """The chunks of the section, one for each call, from `Keyspace.begin_walk`.
 
     A call takes a fraction of a millisecond, but for single entries that are large. It shows the
     keyspace as it was at the beginning and is used by the thread that changes the keyspace, between

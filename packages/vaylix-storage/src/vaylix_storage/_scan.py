@@ -17,10 +17,12 @@ from zlib import crc32
 
 from vaylix_storage._glob import Glob
 from vaylix_storage._results import ScanPage
-from vaylix_storage._table import SHARD_BITS, SHARD_COUNT, Shard
+from vaylix_storage._table import SHARD_BITS, SHARD_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from vaylix_storage._entry import Shard
 
 __all__ = ["LOOKS_MAX", "PAGE_KEYS_DEFAULT", "scan_page"]
 

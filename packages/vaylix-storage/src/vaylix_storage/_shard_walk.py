@@ -15,7 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vaylix_storage._table import Before, Shard, Table
+    from collections.abc import Callable
+
+    from vaylix_storage._entry import Before, Shard
 
 __all__ = ["ShardWalk"]
 
@@ -27,10 +29,13 @@ class ShardWalk:
     then each write does a little more work. Coming to the end closes it, too.
     """
 
-    __slots__ = ("_before", "_table", "_view", "shard_index")
+    __slots__ = ("_before", "_end", "_view", "shard_index")
 
-    def __init__(self, table: Table, view: list[Shard | None], before: dict[int, Before]) -> None:
-        self._table: Table | None = table
+    def __init__(
+        self, view: list[Shard | None], before: dict[int, Before], end: Callable[[], None]
+    ) -> None:
+        # Tells the table that the walk is over; None once it has been told.
+        self._end: Callable[[], None] | None = end
         self._view = view
         self._before = before
         # Number of the shard that was returned last.
@@ -41,7 +46,7 @@ class ShardWalk:
 
         It may be the live one: use it before anything else changes the table, and do not change it.
         """
-        if self._table is None:
+        if self._end is None:
             return None
         view = self._view
         for shard_index in range(self.shard_index + 1, len(view)):
@@ -60,9 +65,9 @@ class ShardWalk:
     def close(self) -> None:
         """Let go of everything. Allowed at any time, any number of times."""
         # In this order, so that an interrupt between the two cannot make it end twice.
-        table, self._table = self._table, None
-        if table is not None:
-            table.end_walk()
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
 
 def _as_it_was(shard: Shard, before: Before) -> Shard:

@@ -10,24 +10,20 @@ Why entries are structs: see `_entry`.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 from zlib import crc32
 
-from vaylix_storage._entry import Entry
+from vaylix_storage._entry import Before, Entry, Shard
 from vaylix_storage._expiry import ExpiryIndex
 from vaylix_storage._shard_walk import ShardWalk
 from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import StorageBusyError
 
-__all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Before", "Shard", "Table"]
+__all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Table"]
 
 SHARD_BITS: Final = 12
 SHARD_COUNT: Final = 1 << SHARD_BITS
 SHARD_SHIFT: Final = 32 - SHARD_BITS
-
-Shard: TypeAlias = dict[bytes, Entry]
-# Entries of a shard as they were before they changed; None for keys that were not there.
-Before: TypeAlias = dict[bytes, Entry | None]
 
 # A keyspace this small is cleared on the spot, which is cheaper than new shards.
 _CLEAR_IN_PLACE_KEYS_MAX: Final = 4096
@@ -264,15 +260,15 @@ class Table:
         self._view = list(self.shards)
         self._is_watched = True
         self._before = {}
-        return ShardWalk(self, self._view, self._before)
+        return ShardWalk(self._view, self._before, self._end_walk)
 
     def abandon_walk(self) -> None:
         """End a walk that an interrupt has left without an owner; nothing if there is none."""
         if self._view is not None:
-            self.end_walk()
+            self._end_walk()
 
-    def end_walk(self) -> None:
-        """For `ShardWalk` only: stop to save what is about to change."""
+    def _end_walk(self) -> None:
+        """Stop to save what is about to change."""
         view = self._view
         assert view is not None
         assert self._journal is None

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 from vaylix_storage._batch import Batch, BatchKind
 from vaylix_storage._engine import Engine
 from vaylix_storage._key_providers import FileKeyProvider
+from vaylix_storage._keyspace_snapshot import KeyspaceDump
 from vaylix_storage._options import SEGMENT_BYTES_MAX_DEFAULT, SyncPolicy
 from vaylix_storage._results import Answer, CommandFailure, ExecResult, Result
 from vaylix_storage._snapshot_format import SnapshotMeta
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
 
     from vaylix_storage._key_providers import KeyProvider
     from vaylix_storage._keyspace import Keyspace
-    from vaylix_storage._keyspace_snapshot import KeyspaceDump
     from vaylix_storage._options import RecoveryReport
     from vaylix_storage._retention import RetentionPolicy
     from vaylix_storage._snapshot import SnapshotWriter
@@ -332,7 +332,7 @@ class Store:
                 writer = self._engine.create_snapshot(meta)
                 # Nobody else can have one: this thread has the lock of walks.
                 self._keyspace.abandon_walk()
-                dump = self._keyspace.begin_dump()
+                dump = KeyspaceDump(self._keyspace.begin_walk())
             try:
                 self._write_snapshot(writer, dump)
             except BaseException:

@@ -16,8 +16,7 @@ from vaylix_storage.logical_backup._document import BackupEntry, DocumentWriter
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from vaylix_storage._entry import Entry
-    from vaylix_storage._table import Shard
+    from vaylix_storage._entry import Entry, Shard
 
 __all__ = ["SortedWalk", "Walk", "backup_pieces"]
 

@@ -9,7 +9,7 @@ from vaylix_storage._batch import Batch, BatchKind, HardState
 from vaylix_storage._engine import Engine, EngineOptions
 from vaylix_storage._key_providers import FileKeyProvider
 from vaylix_storage._keyspace import Keyspace
-from vaylix_storage._keyspace_snapshot import KeyspaceLoader
+from vaylix_storage._keyspace_snapshot import KeyspaceDump, KeyspaceLoader
 from vaylix_storage._snapshot_format import SnapshotMeta
 from vaylix_storage._staging import walk_files
 from vaylix_storage.commands import Command, Incr, List, Set, decode_commands, encode_commands
@@ -94,7 +94,7 @@ class Sample:
         index = engine.log.last_index
         writer = engine.create_snapshot(SnapshotMeta(index, 1, NOW_MS + index, NOW_MS + 500))
         writer.begin_section("keyspace")
-        dump = self.keyspace(engine).begin_dump()
+        dump = KeyspaceDump(self.keyspace(engine).begin_walk())
         while (chunk := dump.next_chunk()) is not None:
             writer.add(*chunk)
         dump.close()
