@@ -357,6 +357,22 @@ def test_a_directory_that_has_lost_segments_has_no_window(which: str) -> None:
     assert not vfs.exists(TARGET)
 
 
+def test_a_log_that_is_lost_with_its_mark_is_missed_all_the_same() -> None:
+    """A snapshot says that there was one, as it does at a start, even if no manifest names it."""
+    vfs = MemoryVfs()
+    writer = PastWriter(vfs)
+    for number in range(1, 13):
+        writer.append([b"a", b"%d" % number], number * 10)
+    writer.snapshot()
+    writer.close()
+    for name in vfs.list_directory(SOURCE / "wal"):
+        vfs.remove(SOURCE / "wal" / name)
+    vfs.remove(SOURCE / "wal.begun")
+    vfs.remove(SOURCE / "manifest.bin")
+    with pytest.raises(CorruptionError, match="missing"):
+        history_of(vfs)
+
+
 def _first_index(name: str) -> int:
     return int(
         name.removesuffix(".wal").removeprefix("active-").removeprefix("closed-").split("-")[0]

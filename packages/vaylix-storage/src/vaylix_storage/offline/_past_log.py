@@ -15,12 +15,13 @@ import msgspec
 
 from vaylix_storage._batch import BatchKind
 from vaylix_storage._catalog import SegmentInfo
+from vaylix_storage._directory import has_log_begun
 from vaylix_storage._format import Predecessor
 from vaylix_storage._recovery import LogBase, read_segment_header, recover
 from vaylix_storage._vfs import files_are_equal, files_begin_alike
 from vaylix_storage.errors import CorruptionError, KeyringError
 from vaylix_storage.offline._examination import missing_log
-from vaylix_storage.offline._layout import LOG_BEGUN_NAME, WAL_NAME
+from vaylix_storage.offline._layout import WAL_NAME
 from vaylix_storage.offline._segments import SegmentWalk
 
 if TYPE_CHECKING:
@@ -246,6 +247,6 @@ def _own_segments(
     if vfs.exists(wal):
         recovered = recover(wal, vfs, keyring, timeline, base)
         segments, next_number = recovered.segments, recovered.next_number
-    if next_number == 1 and vfs.exists(path / LOG_BEGUN_NAME):
+    if next_number == 1 and has_log_begun(path, vfs):
         raise missing_log(wal)
     return segments
