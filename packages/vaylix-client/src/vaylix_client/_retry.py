@@ -12,6 +12,8 @@ __all__ = ["retry_pause_seconds"]
 
 _FIRST_PAUSE_SECONDS = 0.05
 _PAUSE_SECONDS_MAX = 1.0
+# Enough to reach the longest pause. A thousand of them would not fit into a float.
+_DOUBLINGS_MAX = 5
 
 
 def retry_pause_seconds(
@@ -24,4 +26,5 @@ def retry_pause_seconds(
     """
     if not call.reads_only or not error.retryable or attempts > retries_max:
         return None
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), _PAUSE_SECONDS_MAX)
+    doublings = min(attempts - 1, _DOUBLINGS_MAX)
+    return min(_FIRST_PAUSE_SECONDS * 2.0**doublings, _PAUSE_SECONDS_MAX)
