@@ -206,6 +206,18 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
             connect(f"vaylix://127.0.0.1:{port}", connect_timeout_seconds=0.05)
 
 
+def test_the_longest_times_that_are_accepted_can_be_waited_for(server: ToyServer) -> None:
+    longest = 1_000_000
+    with connect(
+        server.url,
+        connect_timeout_seconds=longest,
+        call_timeout_seconds=longest,
+        late_reply_seconds=longest,
+    ) as client:
+        client.set("k", "v")
+        assert client.get("k") == b"v"
+
+
 class _Network:
     """A host with several addresses, at which sockets wait on a clock of their own."""
 

@@ -110,12 +110,24 @@ def test_another_scheme_is_cli_008() -> None:
         ),
         # The conditions are checked in the order of the specification.
         (None, {"ca_cert": "x", "client_cert": "c"}, "tls_ca_cert requires --ssl"),
-        (None, {"connect_timeout_seconds": 0}, "connect_timeout_seconds must be positive"),
-        (None, {"call_timeout_seconds": -1}, "call_timeout_seconds must be positive or None"),
+        (
+            None,
+            {"connect_timeout_seconds": 0},
+            "connect_timeout_seconds must be positive and at most 1000000",
+        ),
+        (
+            None,
+            {"call_timeout_seconds": -1},
+            "call_timeout_seconds must be positive and at most 1000000, or None",
+        ),
         (None, {"in_flight_max": 0}, "in_flight_max must be between 1 and 32768"),
         (None, {"in_flight_max": 32769}, "in_flight_max must be between 1 and 32768"),
         (None, {"retry_reads": -1}, "retry_reads must not be negative"),
-        (None, {"late_reply_seconds": 0}, "late_reply_seconds must be positive"),
+        (
+            None,
+            {"late_reply_seconds": 0},
+            "late_reply_seconds must be positive and at most 1000000",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_cli_008(
@@ -125,6 +137,18 @@ def test_options_that_make_no_sense_are_cli_008(
         resolve(url, options)
     assert caught.value.code == "CLI-008"
     assert caught.value.message == f"invalid client configuration: {tail}"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1_000_001, float("inf"), float("nan")])
+def test_times_that_no_system_call_can_wait_for_are_refused(seconds: float) -> None:
+    options: list[ConnectOptions] = [
+        {"connect_timeout_seconds": seconds},
+        {"call_timeout_seconds": seconds},
+        {"late_reply_seconds": seconds},
+    ]
+    for one in options:
+        with pytest.raises(ConfigurationError, match="must be positive and at most 1000000"):
+            resolve(None, one)
 
 
 def test_options_win_over_the_url_and_switches_add_up() -> None:

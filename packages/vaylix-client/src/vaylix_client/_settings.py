@@ -21,12 +21,16 @@ _DEFAULT_PASSWORD = "vaylix"  # noqa: S105 - the documented default of server an
 # Together with a transaction (`BATCH_CALLS_MAX`) below the 65 536 that the codec keeps track of.
 _IN_FLIGHT_MAX = 32_768
 
+# Eleven days. Selectors count milliseconds in 31 bits, and refuse more, or what is no number, in
+# the middle of a call.
+_SECONDS_MAX = 1_000_000
+
 
 class ConnectOptions(TypedDict, total=False):
     """Keyword options of every `connect()` and of the pools. All may be left out.
 
     They win over the URL, except that TLS, "no authentication" and "no compression" are on as
-    soon as either side asks for them.
+    soon as either side asks for them. No time may be longer than 1 000 000 seconds.
 
     - `user`, `password`: credentials of the automatic login; default `vaylix` and `vaylix`.
     - `authenticate`: `False` sends no AUTH when connecting.
@@ -87,16 +91,20 @@ class Settings:
     late_reply_seconds: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.connect_timeout_seconds <= 0:
-            raise configuration_error("connect_timeout_seconds must be positive")
-        if self.call_timeout_seconds is not None and self.call_timeout_seconds <= 0:
-            raise configuration_error("call_timeout_seconds must be positive or None")
+        _check_seconds("connect_timeout_seconds", self.connect_timeout_seconds)
+        if self.call_timeout_seconds is not None:
+            _check_seconds("call_timeout_seconds", self.call_timeout_seconds, ", or None")
         if not 1 <= self.in_flight_max <= _IN_FLIGHT_MAX:
             raise configuration_error(f"in_flight_max must be between 1 and {_IN_FLIGHT_MAX}")
         if self.retry_reads < 0:
             raise configuration_error("retry_reads must not be negative")
-        if self.late_reply_seconds <= 0:
-            raise configuration_error("late_reply_seconds must be positive")
+        _check_seconds("late_reply_seconds", self.late_reply_seconds)
+
+
+def _check_seconds(name: str, seconds: float, otherwise: str = "") -> None:
+    # The other way round NaN would pass.
+    if not 0 < seconds <= _SECONDS_MAX:
+        raise configuration_error(f"{name} must be positive and at most {_SECONDS_MAX}{otherwise}")
 
 
 def resolve(url: str | None, options: ConnectOptions) -> Settings:
