@@ -21,6 +21,7 @@ import msgspec
 from vaylix_storage._catalog import NameKind, parse_segment_name
 from vaylix_storage._format import HEADER_BYTES, FormatError, SegmentHeader, parse_header
 from vaylix_storage._manifest import parse_snapshot_name
+from vaylix_storage._names import SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage._snapshot_format import SNAPSHOT_HEADER_BYTES, SnapshotHeader
 from vaylix_storage._snapshot_format import parse_header as parse_snapshot_header
 from vaylix_storage._staging import copy_file
@@ -42,8 +43,6 @@ __all__ = [
     "read_snapshot_header",
 ]
 
-_WAL_NAME: Final = "wal"
-_SNAPSHOTS_NAME: Final = "snapshots"
 _TIMELINE_NAME: Final = re.compile(r"[0-9a-f]{32}")
 _REMEDY: Final = "take this file away, and keep it until you know how it came here"
 
@@ -90,7 +89,7 @@ def archive_segment(path: Path, archive: Path, *, vfs: Vfs, timeline: bytes) -> 
     if parsed_name is None or parsed_name[1] is not NameKind.SEALED:
         raise ValueError("only a sealed segment can be archived")
     _check_timeline(path, read_segment_header(path, vfs).timeline, timeline)
-    return _archive(path, archive / timeline.hex() / _WAL_NAME, vfs)
+    return _archive(path, archive / timeline.hex() / WAL_NAME, vfs)
 
 
 def archive_snapshot(path: Path, archive: Path, *, vfs: Vfs, timeline: bytes) -> Path:
@@ -98,7 +97,7 @@ def archive_snapshot(path: Path, archive: Path, *, vfs: Vfs, timeline: bytes) ->
     if parse_snapshot_name(path.name) is None:
         raise ValueError("only a finished snapshot can be archived")
     _check_timeline(path, read_snapshot_header(path, vfs).timeline, timeline)
-    return _archive(path, archive / timeline.hex() / _SNAPSHOTS_NAME, vfs)
+    return _archive(path, archive / timeline.hex() / SNAPSHOTS_NAME, vfs)
 
 
 def list_archive(archive: Path, *, vfs: Vfs) -> tuple[ArchivedTimeline, ...]:
@@ -122,7 +121,7 @@ def list_archive(archive: Path, *, vfs: Vfs) -> tuple[ArchivedTimeline, ...]:
 
 def _list_timeline(path: Path, timeline: bytes, vfs: Vfs) -> ArchivedTimeline:
     segments = []
-    for file in files_in(path / _WAL_NAME, vfs):
+    for file in files_in(path / WAL_NAME, vfs):
         parsed_name = parse_segment_name(file.name)
         if parsed_name is None or parsed_name[1] is not NameKind.SEALED:
             continue
@@ -134,7 +133,7 @@ def _list_timeline(path: Path, timeline: bytes, vfs: Vfs) -> ArchivedTimeline:
         last_index = int(file.stem.partition("-")[2])
         segments.append(ArchivedSegment(file, header, last_index, _size(file, vfs)))
     snapshots = []
-    for file in files_in(path / _SNAPSHOTS_NAME, vfs):
+    for file in files_in(path / SNAPSHOTS_NAME, vfs):
         if parse_snapshot_name(file.name) is None:
             continue
         snapshot = read_snapshot_header(file, vfs)

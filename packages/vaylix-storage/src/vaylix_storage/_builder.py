@@ -20,6 +20,7 @@ from vaylix_storage._keyring import Keyring
 from vaylix_storage._keyspace_snapshot import KeyspaceDump
 from vaylix_storage._log import Log
 from vaylix_storage._manifest import Manifest, ManifestEntry, load_manifest, store_manifest
+from vaylix_storage._names import IDENTITY_NAME, KEYRING_NAME, MANIFEST_NAME
 from vaylix_storage._options import LogBase, LogOptions, SyncPolicy
 from vaylix_storage._snapshot import SnapshotInfo, SnapshotReader, SnapshotWriter
 from vaylix_storage._staging import begin_building, finish_building
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 KEYSPACE_SECTION: Final = "keyspace"
-_IDENTITY_NAME: Final = "node.json"
 # Batches are put together until a frame has this much.
 _FRAME_BYTES: Final = 1024 * 1024
 
@@ -114,7 +114,7 @@ def build_directory(
     `remove_built`.
     """
     try:
-        if vfs.exists(path / _IDENTITY_NAME):
+        if vfs.exists(path / IDENTITY_NAME):
             raise FileSystemError(
                 "there is a data directory already", path=path, remedy="choose an empty directory"
             )
@@ -153,9 +153,9 @@ def read_back(
     try:
         directory = DataDirectory.open(path, vfs=vfs, is_being_built=True)
         try:
-            keyring = Keyring.load(path / "keyring.bin", vfs=vfs, provider=provider)
+            keyring = Keyring.load(path / KEYRING_NAME, vfs=vfs, provider=provider)
             entry = load_manifest(
-                path / "manifest.bin", vfs=vfs, keyring=keyring, timeline=directory.timeline
+                path / MANIFEST_NAME, vfs=vfs, keyring=keyring, timeline=directory.timeline
             ).current
             if entry is None:
                 raise CorruptionError("the snapshot is missing", path=path, offset=0)
@@ -244,7 +244,7 @@ def _write_snapshot(
         installed=True,
     )
     manifest = Manifest(directory.timeline, (entry,))
-    store_manifest(directory.path / "manifest.bin", manifest, vfs=vfs, keyring=keyring)
+    store_manifest(directory.path / MANIFEST_NAME, manifest, vfs=vfs, keyring=keyring)
     return info, digests
 
 

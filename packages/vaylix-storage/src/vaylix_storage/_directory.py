@@ -20,6 +20,15 @@ import msgspec
 
 from vaylix_storage._keyring import KEYRING_MAGIC, Keyring
 from vaylix_storage._keyring_changes import settle_keyring
+from vaylix_storage._names import (
+    IDENTITY_NAME,
+    KEYRING_NAME,
+    LOG_BEGUN_NAME,
+    MANIFEST_NAME,
+    SEGMENT_SUFFIX,
+    SNAPSHOT_SUFFIX,
+    SNAPSHOTS_NAME,
+)
 from vaylix_storage._staging import migrate_command, refuse_unfinished
 from vaylix_storage._vfs import Lock, Vfs, create_file_durably
 from vaylix_storage.errors import (
@@ -47,9 +56,6 @@ __all__ = [
 ]
 
 _FORMAT_VERSION: Final = 4
-_IDENTITY_NAME: Final = "node.json"
-_LOG_BEGUN_NAME: Final = "wal.begun"
-_KEYRING_NAME: Final = "keyring.bin"
 _ID_BYTES: Final = 16
 _IDENTITY_BYTES_MAX: Final = 64 * 1024
 # Any of these without node.json means a directory of format 3 or older (storage section 1).
@@ -57,22 +63,18 @@ _OLDER_FORMAT_NAMES: Final = frozenset(
     {
         "auth.bin",
         "cluster-state.json",
-        _KEYRING_NAME,
+        KEYRING_NAME,
         "manifest.bin",
         "snapshot.bin",
         "wal.log",
     }
 )
-_MANIFEST_NAME: Final = "manifest.bin"
-_SEGMENT_SUFFIX: Final = ".wal"
-_SNAPSHOTS_NAME: Final = "snapshots"
-_SNAPSHOT_SUFFIX: Final = ".snapshot"
 # What may be there before the first start: what an interrupted one has left, what was put there for
 # it, and what a fresh volume holds.
 _EARLY_NAMES: Final = frozenset(
     {
         "LOCK",
-        f"{_IDENTITY_NAME}.tmp",
+        f"{IDENTITY_NAME}.tmp",
         "audit.log",
         "backups",
         "lost+found",
@@ -174,7 +176,7 @@ class DataDirectory:
         Raises KeyringError when the keyring is lost or the wrapping key is wrong. A lost keyring
         is never replaced: that would hide the loss behind a fresh, useless one.
         """
-        path = self.path / _KEYRING_NAME
+        path = self.path / KEYRING_NAME
         try:
             is_new = not self._vfs.exists(path)
             has_data = is_new and (self.log_has_begun or _has_segments(self.wal_path, self._vfs))
@@ -206,7 +208,7 @@ class DataDirectory:
 
     def mark_log_begun(self) -> None:
         """Note that there is a log now; call it once `Log.open` has returned."""
-        path = self.path / _LOG_BEGUN_NAME
+        path = self.path / LOG_BEGUN_NAME
         try:
             if not self._vfs.exists(path):
                 create_file_durably(self._vfs, path, b"the log in wal/ has begun\n")
@@ -224,11 +226,11 @@ def has_log_begun(path: Path, vfs: Vfs) -> bool:
     Its mark says so, and so does what comes after it: a manifest, and any snapshot, whether it
     counts or is a leftover of a crash.
     """
-    if vfs.exists(path / _LOG_BEGUN_NAME) or vfs.exists(path / _MANIFEST_NAME):
+    if vfs.exists(path / LOG_BEGUN_NAME) or vfs.exists(path / MANIFEST_NAME):
         return True
-    snapshots = path / _SNAPSHOTS_NAME
+    snapshots = path / SNAPSHOTS_NAME
     names = vfs.list_directory(snapshots) if vfs.is_directory(snapshots) else []
-    return any(name.removesuffix(".tmp").endswith(_SNAPSHOT_SUFFIX) for name in names)
+    return any(name.removesuffix(".tmp").endswith(SNAPSHOT_SUFFIX) for name in names)
 
 
 def older_format_names(path: Path, vfs: Vfs) -> list[str]:
@@ -236,12 +238,12 @@ def older_format_names(path: Path, vfs: Vfs) -> list[str]:
 
     Raises CorruptionError for a directory of this format without its identity, and OSError.
     """
-    if not vfs.exists(path) or vfs.exists(path / _IDENTITY_NAME):
+    if not vfs.exists(path) or vfs.exists(path / IDENTITY_NAME):
         return []
     if _has_data_of_this_format(path, vfs):
         raise CorruptionError(
-            f"{_IDENTITY_NAME} is missing",
-            path=path / _IDENTITY_NAME,
+            f"{IDENTITY_NAME} is missing",
+            path=path / IDENTITY_NAME,
             offset=0,
             remedy="restore node.json from a copy",
         )
@@ -255,7 +257,7 @@ def _refuse_older_format(path: Path, vfs: Vfs) -> None:
     found = older_format_names(path, vfs)
     if found:
         raise MigrationRequiredError(
-            f"the directory holds {', '.join(found)} but no {_IDENTITY_NAME}, so it belongs to "
+            f"the directory holds {', '.join(found)} but no {IDENTITY_NAME}, so it belongs to "
             "storage format 3 or older",
             path=path,
             remedy=f"convert it with `{migrate_command(path)}`; the original is kept",
@@ -263,7 +265,7 @@ def _refuse_older_format(path: Path, vfs: Vfs) -> None:
 
 
 def _refuse_foreign(path: Path, vfs: Vfs, known: Iterable[Path]) -> None:
-    if not vfs.exists(path) or vfs.exists(path / _IDENTITY_NAME):
+    if not vfs.exists(path) or vfs.exists(path / IDENTITY_NAME):
         return
     root = vfs.resolve(path)
     inside = [real.relative_to(root) for real in map(vfs.resolve, known) if _is_below(real, root)]
@@ -275,7 +277,7 @@ def _refuse_foreign(path: Path, vfs: Vfs, known: Iterable[Path]) -> None:
         if len(foreign) > _SHOWN_NAMES:
             shown += f" and {len(foreign) - _SHOWN_NAMES} more"
         raise ForeignFormatError(
-            f"this is no data directory of Vaylix: it holds {shown}, but no {_IDENTITY_NAME}",
+            f"this is no data directory of Vaylix: it holds {shown}, but no {IDENTITY_NAME}",
             path=path,
             remedy="choose another directory, or an empty one",
         )
@@ -287,10 +289,10 @@ def _is_below(path: Path, root: Path) -> bool:
 
 def _has_data_of_this_format(path: Path, vfs: Vfs) -> bool:
     """Tell whether there is what is made only after the identity."""
-    if _has_keyring_of_this_format(path / _KEYRING_NAME, vfs):
+    if _has_keyring_of_this_format(path / KEYRING_NAME, vfs):
         return True
     # A manifest was called so by the older formats, too.
-    return not vfs.exists(path / _MANIFEST_NAME) and has_log_begun(path, vfs)
+    return not vfs.exists(path / MANIFEST_NAME) and has_log_begun(path, vfs)
 
 
 def _has_keyring_of_this_format(path: Path, vfs: Vfs) -> bool:
@@ -306,7 +308,7 @@ def _has_keyring_of_this_format(path: Path, vfs: Vfs) -> bool:
 def _has_segments(wal_path: Path, vfs: Vfs) -> bool:
     if not vfs.exists(wal_path):
         return False
-    return any(name.endswith(_SEGMENT_SUFFIX) for name in vfs.list_directory(wal_path))
+    return any(name.endswith(SEGMENT_SUFFIX) for name in vfs.list_directory(wal_path))
 
 
 def lock_directory(path: Path, vfs: Vfs) -> Lock:
@@ -329,18 +331,18 @@ def read_identity(path: Path, vfs: Vfs) -> NodeIdentity:
 
     Raises CorruptionError, ForeignFormatError for another format, and OSError.
     """
-    file = vfs.open(path / _IDENTITY_NAME)
+    file = vfs.open(path / IDENTITY_NAME)
     try:
         content = file.read_at(0, _IDENTITY_BYTES_MAX)
     finally:
         file.close()
-    return _parse_identity(content, path / _IDENTITY_NAME)
+    return _parse_identity(content, path / IDENTITY_NAME)
 
 
 def _load_or_create_identity(
     path: Path, vfs: Vfs, random_bytes: Callable[[int], bytes]
 ) -> NodeIdentity:
-    file_path = path / _IDENTITY_NAME
+    file_path = path / IDENTITY_NAME
     try:
         if vfs.exists(file_path):
             # A start that was killed may have left names here that are not on the disk yet.

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -38,6 +38,7 @@ from vaylix_storage._manifest import (
     snapshot_name,
     store_manifest,
 )
+from vaylix_storage._names import KEY_NAME, MANIFEST_NAME, SNAPSHOTS_NAME, STAGING_SUFFIX
 from vaylix_storage._options import SEGMENT_BYTES_MAX_DEFAULT, LogBase, LogOptions, SyncPolicy
 from vaylix_storage._retention import RetentionPolicy, kept_snapshots, removable_before
 from vaylix_storage._snapshot import SnapshotInfo, SnapshotReader, SnapshotWriter
@@ -58,12 +59,7 @@ if TYPE_CHECKING:
     from vaylix_storage._snapshot_format import SnapshotMeta
     from vaylix_storage._vfs import Vfs
 
-__all__ = ["MANIFEST_NAME", "SNAPSHOTS_NAME", "Engine", "EngineOptions", "RetentionPlan"]
-
-MANIFEST_NAME: Final = "manifest.bin"
-SNAPSHOTS_NAME: Final = "snapshots"
-_KEY_NAME: Final = "storage.key"
-_STAGING_SUFFIX: Final = ".tmp"
+__all__ = ["Engine", "EngineOptions", "RetentionPlan"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +142,7 @@ class Engine:
         """
         vfs = RealVfs() if vfs is None else vfs
         options = EngineOptions() if options is None else options
-        provider = FileKeyProvider(path / _KEY_NAME, vfs=vfs) if provider is None else provider
+        provider = FileKeyProvider(path / KEY_NAME, vfs=vfs) if provider is None else provider
         directory = DataDirectory.open(
             path, vfs=vfs, random_bytes=random_bytes, known=_known_paths(provider, options)
         )
@@ -374,11 +370,11 @@ class Engine:
         """Remove snapshots that do not count; what fails is tried again the next time."""
         kept = {self.snapshot_path(entry.meta.index).name for entry in self.manifest.snapshots}
         for path in self._writers:
-            kept.update((path.name, path.name + _STAGING_SUFFIX))
+            kept.update((path.name, path.name + STAGING_SUFFIX))
         directory = self.directory.path / SNAPSHOTS_NAME
         with suppress(OSError):
             for name in self._vfs.list_directory(directory):
-                is_ours = parse_snapshot_name(name.removesuffix(_STAGING_SUFFIX)) is not None
+                is_ours = parse_snapshot_name(name.removesuffix(STAGING_SUFFIX)) is not None
                 if is_ours and name not in kept:
                     self._vfs.unlink(directory / name)
 

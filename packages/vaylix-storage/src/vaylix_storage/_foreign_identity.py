@@ -8,11 +8,12 @@ differ from `node.json`, it is `node.json` that was, and what it makes look fore
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._format import HEADER_BYTES, FormatError, parse_header
 from vaylix_storage._manifest import timeline_of_manifest
+from vaylix_storage._names import IDENTITY_NAME, MANIFEST_NAME
 from vaylix_storage.errors import ForeignFormatError, StorageError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
 
 __all__ = ["refuse_foreign_identity"]
-
-_IDENTITY_NAME: Final = "node.json"
 
 
 def refuse_foreign_identity(path: Path, identity: NodeIdentity, vfs: Vfs) -> None:
@@ -37,7 +36,7 @@ def refuse_foreign_identity(path: Path, identity: NodeIdentity, vfs: Vfs) -> Non
     raise ForeignFormatError(
         f"it belongs to another history ({identity.timeline}) than all files of this directory "
         f"({found.pop().hex()})",
-        path=path / _IDENTITY_NAME,
+        path=path / IDENTITY_NAME,
         remedy="this file was copied from another node or from before a restore; bring back the "
         "one of this directory from a copy, and leave the other files as they are",
     )
@@ -46,7 +45,7 @@ def refuse_foreign_identity(path: Path, identity: NodeIdentity, vfs: Vfs) -> Non
 def _timelines(path: Path, vfs: Vfs) -> set[bytes]:
     found: set[bytes] = set()
     try:
-        timeline = timeline_of_manifest(path / "manifest.bin", vfs=vfs)
+        timeline = timeline_of_manifest(path / MANIFEST_NAME, vfs=vfs)
         found.update(() if timeline is None else (timeline,))
     except StorageError:
         pass

@@ -7,7 +7,7 @@ which key it needs. Only headers are read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from vaylix_storage._archive import (
     files_in,
@@ -17,6 +17,7 @@ from vaylix_storage._archive import (
 )
 from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._manifest import key_ids_in_manifest, parse_snapshot_name
+from vaylix_storage._names import MANIFEST_NAME, SNAPSHOTS_NAME, WAL_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
 
 __all__ = ["key_ids_in_use", "key_uses"]
-
-_WAL_NAME: Final = "wal"
-_SNAPSHOTS_NAME: Final = "snapshots"
-_MANIFEST_NAME: Final = "manifest.bin"
 
 
 def key_ids_in_use(directory: Path, *, vfs: Vfs, archive: Path | None = None) -> frozenset[bytes]:
@@ -44,13 +41,13 @@ def key_uses(
     Raises CorruptionError, ForeignFormatError, FileSystemError.
     """
     uses: dict[bytes, list[Path]] = {}
-    manifest = directory / _MANIFEST_NAME
+    manifest = directory / MANIFEST_NAME
     for key_id in key_ids_in_manifest(manifest, vfs=vfs):
         uses.setdefault(key_id, []).append(manifest)
-    for path in files_in(directory / _WAL_NAME, vfs):
+    for path in files_in(directory / WAL_NAME, vfs):
         if parse_segment_name(path.name) is not None:
             uses.setdefault(read_segment_header(path, vfs).key_id, []).append(path)
-    for path in files_in(directory / _SNAPSHOTS_NAME, vfs):
+    for path in files_in(directory / SNAPSHOTS_NAME, vfs):
         if parse_snapshot_name(path.name) is not None:
             uses.setdefault(read_snapshot_header(path, vfs).key_id, []).append(path)
     for timeline in () if archive is None else list_archive(archive, vfs=vfs):

@@ -16,6 +16,7 @@ import msgspec
 
 from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._manifest import parse_snapshot_name
+from vaylix_storage._names import STAGING_SUFFIX
 from vaylix_storage._vfs import DIRECTORY_MODE, FILE_MODE, Vfs
 from vaylix_storage.errors import FileSystemError
 
@@ -26,7 +27,6 @@ __all__ = ["ModeFinding", "find_loose_modes", "tighten_modes"]
 
 # What lets the group or others in.
 _OPEN_BITS: Final = 0o077
-_STAGING_SUFFIX: Final = ".tmp"
 _OWN_NAMES: Final = frozenset(
     {
         "LOCK",
@@ -140,7 +140,7 @@ def _is_snapshot(name: str) -> bool:
 
 def _files(directory: Path, vfs: Vfs, is_own: Callable[[str], bool]) -> Iterator[Path]:
     for name in _names(directory, vfs.list_directory):
-        if is_own(name.removesuffix(_STAGING_SUFFIX)):
+        if is_own(name.removesuffix(STAGING_SUFFIX)):
             yield directory / name
 
 

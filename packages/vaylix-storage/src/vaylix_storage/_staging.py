@@ -39,7 +39,6 @@ UNFINISHED_NAME: Final = "UNFINISHED"
 MIGRATING_SUFFIX: Final = ".migrating"
 ORIGINAL_SUFFIX: Final = ".format3"
 RESTORING_SUFFIX: Final = ".restoring"
-_IDENTITY_NAME: Final = "node.json"
 _COPY_BYTES: Final = 1024 * 1024
 
 

@@ -24,6 +24,16 @@ from vaylix_storage._manifest import (
     parse_snapshot_name,
     snapshot_name,
 )
+from vaylix_storage._names import (
+    IDENTITY_NAME,
+    KEY_NAME,
+    KEYRING_NAME,
+    LOG_BEGUN_NAME,
+    MANIFEST_NAME,
+    SNAPSHOTS_NAME,
+    STAGING_SUFFIX,
+    WAL_NAME,
+)
 from vaylix_storage._permissions import find_loose_modes
 from vaylix_storage._recovery import LogBase, RecoveredLog, RecoveryOutcome, recover
 from vaylix_storage._snapshot import SnapshotReader
@@ -35,15 +45,8 @@ from vaylix_storage.errors import (
     StorageError,
 )
 from vaylix_storage.offline._layout import (
-    IDENTITY_NAME,
-    KEY_NAME,
-    KEYRING_NAME,
-    LOG_BEGUN_NAME,
-    MANIFEST_NAME,
     OTHER_DIRECTORIES,
     OTHER_NAMES,
-    SNAPSHOTS_NAME,
-    WAL_NAME,
     has_data,
     load_identity,
     load_keyring,
@@ -83,7 +86,6 @@ _KNOWN_NAMES: Final = OTHER_NAMES | {
 }
 _KNOWN_DIRECTORIES: Final = OTHER_DIRECTORIES | {WAL_NAME, SNAPSHOTS_NAME}
 _RESTORE: Final = "restore the directory from a backup, or let this node fetch the data from peers"
-_STAGING_SUFFIX: Final = ".tmp"
 _T = TypeVar("_T")
 
 
@@ -390,7 +392,7 @@ class Examination:
                 )
 
     def _note_stray(self, path: Path) -> None:
-        if path.name == STAGING_NAME or path.name.endswith(_STAGING_SUFFIX):
+        if path.name == STAGING_NAME or path.name.endswith(STAGING_SUFFIX):
             self.notes.append(f"{path}: left by a crash, means nothing")
         else:
             self.notes.append(f"{path}: no file of Vaylix; it was not looked at")

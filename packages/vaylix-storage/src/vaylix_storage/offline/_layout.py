@@ -1,4 +1,4 @@
-"""The names in a data directory and its small files, as the offline tools need them."""
+"""The small files of a data directory and what else is in it, as the offline tools need them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._directory import NodeIdentity, has_log_begun, read_identity
 from vaylix_storage._foreign_identity import refuse_foreign_identity
 from vaylix_storage._keyring import Keyring
+from vaylix_storage._names import (
+    IDENTITY_NAME,
+    KEYRING_NAME,
+    WAL_NAME,
+)
 from vaylix_storage.errors import CorruptionError
 
 if TYPE_CHECKING:
@@ -18,15 +23,8 @@ if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
 
 __all__ = [
-    "IDENTITY_NAME",
-    "KEYRING_NAME",
-    "KEY_NAME",
-    "LOG_BEGUN_NAME",
-    "MANIFEST_NAME",
     "OTHER_DIRECTORIES",
     "OTHER_NAMES",
-    "SNAPSHOTS_NAME",
-    "WAL_NAME",
     "check_keyring_exists",
     "has_data",
     "load_identity",
@@ -35,13 +33,6 @@ __all__ = [
     "segment_names",
 ]
 
-IDENTITY_NAME: Final = "node.json"
-KEYRING_NAME: Final = "keyring.bin"
-KEY_NAME: Final = "storage.key"
-LOG_BEGUN_NAME: Final = "wal.begun"
-MANIFEST_NAME: Final = "manifest.bin"
-SNAPSHOTS_NAME: Final = "snapshots"
-WAL_NAME: Final = "wal"
 # What the owner of a directory keeps in it beside the data.
 OTHER_NAMES: Final = frozenset(
     {"LOCK", "audit.log", "maintenance.mode", "migration.json", "restore.json"}

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaylix_storage._catalog import NameKind, parse_segment_name
 from vaylix_storage._manifest import parse_snapshot_name
-from vaylix_storage._tail import written_end
-from vaylix_storage.errors import FileSystemError
-from vaylix_storage.offline._layout import (
+from vaylix_storage._names import (
     IDENTITY_NAME,
     KEY_NAME,
     KEYRING_NAME,
@@ -29,8 +27,10 @@ from vaylix_storage.offline._layout import (
     MANIFEST_NAME,
     SNAPSHOTS_NAME,
     WAL_NAME,
-    read_small,
 )
+from vaylix_storage._tail import written_end
+from vaylix_storage.errors import FileSystemError
+from vaylix_storage.offline._layout import read_small
 from vaylix_storage.offline._read_only import ContentFile, CutFile, ReadOnlyVfs
 from vaylix_storage.offline._segments import is_unreadable
 

@@ -17,11 +17,11 @@ from vaylix_storage._batch import BatchKind
 from vaylix_storage._catalog import SegmentInfo
 from vaylix_storage._directory import has_log_begun
 from vaylix_storage._format import Predecessor
+from vaylix_storage._names import WAL_NAME
 from vaylix_storage._recovery import LogBase, read_segment_header, recover
 from vaylix_storage._vfs import files_are_equal, files_begin_alike
 from vaylix_storage.errors import CorruptionError, KeyringError
 from vaylix_storage.offline._examination import missing_log
-from vaylix_storage.offline._layout import WAL_NAME
 from vaylix_storage.offline._segments import SegmentWalk
 
 if TYPE_CHECKING:

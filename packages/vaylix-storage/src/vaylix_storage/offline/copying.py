@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vaylix_storage._manifest import load_manifest, snapshot_name
+from vaylix_storage._names import KEY_NAME, MANIFEST_NAME, SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage._staging import (
     begin_building,
     finish_building,
@@ -28,14 +29,7 @@ from vaylix_storage._staging import (
 from vaylix_storage._vfs import create_file_durably
 from vaylix_storage.errors import CorruptionError, FileSystemError, StorageError
 from vaylix_storage.offline._examination import missing_snapshot
-from vaylix_storage.offline._layout import (
-    KEY_NAME,
-    MANIFEST_NAME,
-    SNAPSHOTS_NAME,
-    WAL_NAME,
-    load_identity,
-    load_keyring,
-)
+from vaylix_storage.offline._layout import load_identity, load_keyring
 from vaylix_storage.offline._moment import SMALL_NAMES, MomentVfs, Part
 from vaylix_storage.offline._read_only import ReadOnlyVfs, RenamedVfs
 from vaylix_storage.offline.progress import Progress, no_progress

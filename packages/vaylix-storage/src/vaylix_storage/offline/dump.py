@@ -14,15 +14,11 @@ import msgspec
 
 from vaylix_storage._batch import Batch, BatchKind
 from vaylix_storage._directory import has_log_begun
+from vaylix_storage._names import WAL_NAME
 from vaylix_storage.commands import decode_commands
 from vaylix_storage.errors import FileSystemError, StorageError
 from vaylix_storage.offline._examination import missing_log
-from vaylix_storage.offline._layout import (
-    WAL_NAME,
-    load_identity,
-    load_keyring,
-    segment_names,
-)
+from vaylix_storage.offline._layout import load_identity, load_keyring, segment_names
 from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import ReadOnlyVfs
 from vaylix_storage.offline._segments import SegmentWalk, read_segments

@@ -20,15 +20,11 @@ import msgspec
 
 from vaylix_storage._archive import list_archive
 from vaylix_storage._manifest import load_manifest, snapshot_name
+from vaylix_storage._names import MANIFEST_NAME, SNAPSHOTS_NAME
 from vaylix_storage._snapshot_format import SectionCounts, SnapshotMeta
 from vaylix_storage.errors import CorruptionError, FileSystemError, KeyringError, StorageError
 from vaylix_storage.offline._examination import base_of, open_snapshot
-from vaylix_storage.offline._layout import (
-    MANIFEST_NAME,
-    SNAPSHOTS_NAME,
-    load_identity,
-    load_keyring,
-)
+from vaylix_storage.offline._layout import load_identity, load_keyring
 from vaylix_storage.offline._past_log import PastLog, PastSegment, read_past_log
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from vaylix_storage._keyring_changes import (
     settle_keyring,
 )
 from vaylix_storage._keys_in_use import key_ids_in_use, key_uses
+from vaylix_storage._names import KEYRING_NAME
 from vaylix_storage._permissions import find_loose_modes
 from vaylix_storage.errors import FileSystemError
-from vaylix_storage.offline._layout import KEYRING_NAME, check_keyring_exists, load_keyring
+from vaylix_storage.offline._layout import check_keyring_exists, load_keyring
 from vaylix_storage.offline.verify import check_is_directory, lock_for_reading
 
 if TYPE_CHECKING:

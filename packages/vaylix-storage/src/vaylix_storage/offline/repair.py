@@ -28,11 +28,11 @@ import msgspec
 from vaylix_storage._catalog import STAGING_NAME, NameKind, active_name, parse_segment_name
 from vaylix_storage._directory import lock_directory
 from vaylix_storage._manifest import Manifest, encode_manifest
+from vaylix_storage._names import MANIFEST_NAME, SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage._staging import copy_file, sibling
 from vaylix_storage._vfs import create_file_durably, replace_file_durably
 from vaylix_storage.errors import CorruptionError, FileSystemError
 from vaylix_storage.offline._examination import Examination, Problem
-from vaylix_storage.offline._layout import MANIFEST_NAME, SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage.offline._lost_entries import last_known_index
 from vaylix_storage.offline._read_only import PlannedVfs, ReadOnlyVfs
 from vaylix_storage.offline._segments import SegmentWalk, read_segments

@@ -20,6 +20,7 @@ import msgspec
 
 from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._directory import older_format_names
+from vaylix_storage._names import IDENTITY_NAME, SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage._staging import migrate_command, refuse_unfinished
 from vaylix_storage.errors import (
     CorruptionError,
@@ -29,11 +30,6 @@ from vaylix_storage.errors import (
     MigrationRequiredError,
 )
 from vaylix_storage.offline._examination import Examination, LeftOut, Problem
-from vaylix_storage.offline._layout import (
-    IDENTITY_NAME,
-    SNAPSHOTS_NAME,
-    WAL_NAME,
-)
 from vaylix_storage.offline._moment import MomentVfs
 from vaylix_storage.offline._read_only import MeteredVfs, ReadOnlyVfs
 from vaylix_storage.offline.progress import Progress, no_progress
