@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import selectors
 import signal
 import socket
 import threading
@@ -204,6 +207,25 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(ConnectError, match=r"not connected within 0\.05 s"):
             connect(f"vaylix://127.0.0.1:{port}", connect_timeout_seconds=0.05)
+
+
+def test_no_socket_stays_open_where_the_system_has_nothing_to_wait_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(selectors, "DefaultSelector", refuse)
+        with pytest.raises(ConnectError, match="Too many open files") as caught:
+            connect(f"vaylix://127.0.0.1:{port}")
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(5.0)
+            # The error is still here, and keeps what it has come by alive.
+            assert caught.value.__cause__ is not None
+            assert accepted.recv(1) == b""
 
 
 def test_the_longest_times_that_are_accepted_can_be_waited_for(server: ToyServer) -> None:

@@ -242,7 +242,12 @@ def dial(settings: Settings, login: tuple[str, str] | None) -> SocketLink:
     """
     deadline = time.monotonic() + settings.connect_timeout_seconds
     try:
-        link = SocketLink(_open_socket(settings, deadline), settings)
+        sock = _open_socket(settings, deadline)
+        try:
+            link = SocketLink(sock, settings)
+        except BaseException:
+            sock.close()
+            raise
         try:
             link.greet(deadline)
             if login is not None:
