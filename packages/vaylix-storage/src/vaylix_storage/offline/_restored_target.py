@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from vaylix_storage._directory import older_format_names
+from vaylix_storage._names import IDENTITY_NAME
 from vaylix_storage._staging import (
     RESTORING_SUFFIX,
     is_bare,
@@ -33,7 +34,6 @@ from vaylix_storage.errors import (
     FileSystemError,
     RestoreTargetError,
 )
-from vaylix_storage.offline._layout import IDENTITY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
