@@ -137,6 +137,26 @@ def test_the_first_failure_ends_the_log(call: int) -> None:
     assert open_log(system).head.sequence == (0 if call == 1 else 1)
 
 
+@pytest.mark.parametrize("call", ["write_at", "sync"])
+def test_an_interrupt_ends_the_log_and_goes_its_way(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    log = open_log(MemoryFileSystem())
+
+    def use() -> None:
+        log.append([event(1)])
+        log.sync()
+
+    monkeypatch.setattr(f"vaylix_audit.testing._memory_file_system._MemoryFile.{call}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    with pytest.raises(AuditLogFailedError, match="any more: KeyboardInterrupt"):
+        log.sync()
+
+
 def test_closing_tells_of_a_sync_that_fails_and_closes_all_the_same() -> None:
     system = MemoryFileSystem()
     log = open_log(system)

@@ -9,7 +9,7 @@ else has changed the length of the file meanwhile, for instance to rotate it.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -28,7 +28,7 @@ from vaylix_audit.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -202,11 +202,9 @@ class AuditLog:
             lines.append(line)
         if not records:
             return ()
-        try:
+        with self._ending_at_a_failure():
             self._check_length()
             write_whole(self._file, self._head.size_bytes, b"".join(lines))
-        except BaseException as error:
-            raise self._fail(error) from error
         self._head = head
         return tuple(records)
 
@@ -260,13 +258,11 @@ class AuditLog:
         self._check_usable()
         # What is appended meanwhile, by another thread, is not vouched for.
         head = self._head
-        try:
+        with self._ending_at_a_failure():
             if head != self._durable_head:
                 self._file.sync()
                 self._durable_head = head
             self._checkpoints.write_if_due(head, checkpoint_every)
-        except BaseException as error:
-            raise self._fail(error) from error
 
     def _check_length(self) -> None:
         size_bytes = self._file.size()
@@ -282,14 +278,22 @@ class AuditLog:
         if self._failure is not None:
             raise self._error() from self._failure
 
-    def _fail(self, error: BaseException) -> AuditLogFailedError:
-        if self._failure is None:
-            self._failure = error
-        return self._error()
+    @contextmanager
+    def _ending_at_a_failure(self) -> Iterator[None]:
+        """Refuse everything from now on if the block fails; an interrupt is passed on as it is."""
+        try:
+            yield
+        except BaseException as error:
+            if self._failure is None:
+                self._failure = error
+            if isinstance(error, Exception):
+                raise self._error() from error
+            raise
 
     def _error(self) -> AuditLogFailedError:
+        what = str(self._failure) or type(self._failure).__name__
         return AuditLogFailedError(
-            f"the audit log cannot be written any more: {self._failure}",
+            f"the audit log cannot be written any more: {what}",
             path=self._path,
             remedy="repair the disk or undo the change, then restart",
         )
