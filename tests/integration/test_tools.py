@@ -116,7 +116,7 @@ def test_a_directory_in_use_is_refused_but_can_be_copied(data: Path, tmp_path: P
         assert client.ask(vtp.Set(b"during", b"use")) == vtp.Ok()
         refused = run("storage", "verify", "--data-dir", data)
         assert refused.exit_code == 1
-        assert "another process uses this data directory" in refused.stderr
+        assert "another process, or this one, has this data directory open" in refused.stderr
         assert run("storage", "verify", "--data-dir", data, "--live").exit_code == 0
         for tool in (("storage", "repair"), ("keys", "status"), ("keys", "rotate")):
             assert run(*tool, "--data-dir", data).exit_code == 1

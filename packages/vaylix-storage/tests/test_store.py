@@ -113,7 +113,7 @@ def test_it_works_in_a_real_directory_and_says_how_it_came_back(tmp_path: Path) 
     with Store.open(path) as store:
         store.set(b"k", b"v")
         assert store.recovery.outcome is RecoveryOutcome.CLEAN_END
-        with pytest.raises(DirectoryLockedError):
+        with pytest.raises(DirectoryLockedError, match="another process, or this one, has"):
             Store.open(path)
         store.snapshot()
         store.backup(tmp_path / "dump.json")

@@ -320,9 +320,9 @@ def lock_directory(path: Path, vfs: Vfs) -> Lock:
         return vfs.lock(path)
     except BlockingIOError as error:
         raise DirectoryLockedError(
-            "another process uses this data directory",
+            "another process, or this one, has this data directory open",
             path=path,
-            remedy="stop it, or choose another directory",
+            remedy="stop or close what uses it, or choose another directory",
         ) from error
 
 

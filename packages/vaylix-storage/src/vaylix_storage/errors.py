@@ -90,7 +90,7 @@ class FileSystemError(StorageError):
 
 
 class DirectoryLockedError(StorageError):
-    """Another process uses this data directory."""
+    """Another process, or something else in this one, has the data directory open."""
 
     code = "ENG-011"
     name = "Invalid Storage Operation"

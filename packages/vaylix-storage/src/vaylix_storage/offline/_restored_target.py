@@ -190,9 +190,9 @@ class RestoreTarget:
             return self._vfs.lock_shared(self._path / "LOCK")
         except BlockingIOError as error:
             raise DirectoryLockedError(
-                "another process uses the target",
+                "another process, or this one, has the target open",
                 path=self._given,
-                remedy="stop it, or choose another target",
+                remedy="stop or close what uses it, or choose another target",
             ) from error
 
 

@@ -50,7 +50,7 @@ __all__ = [
     "verify_directory",
 ]
 
-LIVE_REMEDY: Final = "stop it; or look at it as it is, with --live"
+LIVE_REMEDY: Final = "stop or close what uses it; or look at it as it is, with --live"
 _LOOKS_MAX: Final = 5
 _LIVE_NOTE: Final = (
     "the directory is in use: what was written after this began was not read, and an unfinished "
@@ -146,13 +146,15 @@ def check_is_directory(path: Path, vfs: Vfs) -> None:
         )
 
 
-def lock_for_reading(path: Path, vfs: Vfs, *, remedy: str = "stop it, then try again") -> Lock:
+def lock_for_reading(
+    path: Path, vfs: Vfs, *, remedy: str = "stop or close what uses it, then try again"
+) -> Lock:
     """Keep writers out of a directory. Raises DirectoryLockedError with `remedy`, and OSError."""
     try:
         return vfs.lock_shared(path / "LOCK")
     except BlockingIOError as error:
         raise DirectoryLockedError(
-            "another process uses this data directory",
+            "another process, or this one, has this data directory open",
             path=path,
             remedy=remedy,
         ) from error
