@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from vaylix_storage import Store
-from vaylix_storage.errors import BackupPathError
+from vaylix_storage.errors import BackupFileError, BackupPathError
+from vaylix_storage.testing import MemoryVfs
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
@@ -52,6 +54,38 @@ def test_a_backup_never_goes_among_the_files_of_the_store(
     store.close()
     with Store.open(data) as store:
         assert store.get(b"k") == b"v"
+
+
+def test_a_backup_never_goes_among_the_files_of_another_store(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with Store.open(other) as store:
+        store.set(b"k", b"other")
+        store.snapshot()
+    before = contents(other)
+    with Store.open(tmp_path / "data") as store:
+        store.set(b"k", b"v")
+        for path in (*before, other / "new.json", other / "wal" / "new.json"):
+            with pytest.raises(BackupPathError, match="files of another data directory") as caught:
+                store.backup(path)
+            assert str(other / "backups") in str(caught.value.remedy)
+        assert contents(other) == before
+        store.backup(other / "backups" / "dump.json")
+    with Store.open(other) as store:
+        assert store.get(b"k") == b"other"
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_file_error() -> None:
+    class Unsearchable(MemoryVfs):
+        def exists(self, path: Path) -> bool:
+            if path.parent == Path("/backups"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return super().exists(path)
+
+    with (
+        Store.open("/data", vfs=Unsearchable()) as store,
+        pytest.raises(BackupFileError, match="Permission denied"),
+    ):
+        store.backup("/backups/dump.json")
 
 
 def test_a_directory_of_backups_may_lie_inside_and_others_beside(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vaylix_storage._engine import EngineOptions
+from vaylix_storage._names import IDENTITY_NAME, KEYRING_NAME
 from vaylix_storage._options import SyncPolicy
 from vaylix_storage._retention import RetentionPolicy
 from vaylix_storage.commands import U64_MAX, Set, SetCondition, SetOptions
-from vaylix_storage.errors import BackupPathError
+from vaylix_storage.errors import BackupFileError, BackupPathError
 
 if TYPE_CHECKING:
     from vaylix_storage._vfs import Vfs
@@ -29,7 +30,7 @@ __all__ = [
 
 # The latest time that a batch may have.
 _TIME_MS_MAX: Final = 2**63 - 1
-# The one place in the directory of a store where its own files never are.
+# The one place in a data directory where its own files never are.
 _BACKUPS_NAME: Final = "backups"
 
 
@@ -78,19 +79,33 @@ def engine_options(
 
 
 def check_backup_path(path: Path, directory: Path, vfs: Vfs) -> None:
-    """Refuse to write a backup in the place of a file of the store in `directory`, or beside it.
+    """Refuse to write a backup among the files of the store in `directory`, or of another one.
 
-    Raises BackupPathError.
+    Raises BackupPathError, and BackupFileError for a place that cannot be looked at.
     """
-    directory = vfs.resolve(directory)
+    own = vfs.resolve(directory)
     place = vfs.resolve(path.parent.absolute()) / path.name
-    is_inside = place == directory or directory in place.parents
-    if is_inside and directory / _BACKUPS_NAME not in place.parents:
+    for around in (place, *place.parents):
+        if around / _BACKUPS_NAME in place.parents:
+            continue
+        if around == own:
+            whose = "the store"
+        elif around != place and _is_data_directory(around, vfs):
+            whose = "another data directory"
+        else:
+            continue
         raise BackupPathError(
-            "a backup cannot be written among the files of the store",
+            f"a backup cannot be written among the files of {whose}",
             path=path,
-            remedy=f"choose a path outside of {directory}, or in its subdirectory {_BACKUPS_NAME}",
+            remedy=f"choose a path outside of {around}, or below {around / _BACKUPS_NAME}",
         )
+
+
+def _is_data_directory(path: Path, vfs: Vfs) -> bool:
+    try:
+        return vfs.exists(path / IDENTITY_NAME) and vfs.exists(path / KEYRING_NAME)
+    except OSError as error:
+        raise BackupFileError(str(error), path=path) from error
 
 
 def set_command(

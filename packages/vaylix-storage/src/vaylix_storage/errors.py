@@ -313,7 +313,7 @@ class BackupVerificationError(BackupError):
 class BackupPathError(BackupError):
     """A path leads out of the backup directory; the reason is the path. No file was touched.
 
-    Or it leads among the files of the store that is to be backed up, and the reason says so.
+    Or it leads among the files of a data directory, and the reason says so.
     """
 
     code = "SRV-027"

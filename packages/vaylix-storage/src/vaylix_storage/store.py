@@ -344,8 +344,8 @@ class Store:
         """Write all live keys to a JSON document, and a sidecar with its digest beside it.
 
         It is not encrypted, and any Vaylix can read it. Keys must be UTF-8, or BackupEncodingError.
-        Others may read and write meanwhile. In the directory of the store it may lie in `backups`
-        only, or BackupPathError. Raises BackupError and its subclasses.
+        Others may read and write meanwhile. In a data directory it may lie in `backups` only, or
+        BackupPathError. Raises BackupError and its subclasses.
         """
         path = Path(path)
         check_backup_path(path, self._engine.directory.path, self._vfs)
