@@ -1,15 +1,20 @@
 """A whole cluster in one process, decided by one seed.
 
+From the bottom to the top; no module knows one that comes later:
+
 options     what is simulated: sizes, faults and their rates, drawn from the seed
 happenings  what can happen, to be counted
 schedule    simulated time: a queue of events
+linearizability   the check of the histories
+history     what was asked, when, and what was answered
 network     links that lose, delay, reorder, duplicate, and partitions of every shape
 disk        a disk that forgets at a crash what was not synced, and that is slow or fails
-process     one node: the core, its disk, its clock, its state machine
-clients     requests with timeouts, and the history of what was answered
-nemesis     who breaks what, when, and how it is healed
 checks      the invariants that are checked while it runs
-linearizability   the check of the histories
+machine     the state machine of every node
+world       what all parts of one simulation share
+process     one node: the core, its disk, its clock, its state machine
+clients     requests with timeouts
+nemesis     who breaks what, when, and how it is healed
 cluster     all of it together
 """
 

@@ -15,37 +15,19 @@ Raft's five (dissertation figure 3.2), and what a driver must not do:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from vaylix_replication import Role
-from vaylix_replication.messages import (
-    AppendReply,
-    PreVote,
-    PreVoteReply,
-    Vote,
-    VoteReply,
-)
+from vaylix_replication.messages import AppendReply, PreVote, PreVoteReply, Vote, VoteReply
 from vaylix_replication.testing.simulation.schedule import MILLISECOND
 
 if TYPE_CHECKING:
     from vaylix_replication import Batch, Message, RaftNode
-    from vaylix_replication.testing.simulation.process import Process
+    from vaylix_replication.testing.simulation.disk import Disk, Entry
 
-__all__ = [
-    "Checks",
-    "Entry",
-    "TimeCheck",
-    "TimeFloor",
-    "ViolationError",
-    "is_leader",
-    "vouched_entry",
-]
+__all__ = ["Checks", "Driver", "TimeCheck", "TimeFloor", "ViolationError", "vouched_entry"]
 
 # A lease lasts 0.8 of ten ticks of ten milliseconds, by a clock that may be slow.
 _CONFIRMED_US_MAX = 100 * MILLISECOND
-
-# The index and the term of an entry: where and what it is.
-Entry = tuple[int, int]
 
 
 class ViolationError(AssertionError):
@@ -54,6 +36,14 @@ class ViolationError(AssertionError):
     def __init__(self, rule: str, detail: str) -> None:
         super().__init__(f"{rule}: {detail}")
         self.rule = rule
+
+
+class Driver(Protocol):
+    """A node as the checks see it: the core, and the disk on which it is driven."""
+
+    node_id: str
+    raft: RaftNode
+    disk: Disk
 
 
 class TimeFloor(NamedTuple):
@@ -136,12 +126,12 @@ class Checks:
             detail = f"{node_id} speaks {spoken} and passes {version}"
             raise ViolationError("unspoken semantics", detail)
 
-    def leads(self, process: Process) -> None:
+    def leads(self, driver: Driver) -> None:
         """Check election safety and leader completeness for a node that has just won."""
-        raft = process.raft
-        first = self._leaders.setdefault(raft.term, process.node_id)
-        if first != process.node_id:
-            detail = f"{first} and {process.node_id} lead term {raft.term}"
+        raft = driver.raft
+        first = self._leaders.setdefault(raft.term, driver.node_id)
+        if first != driver.node_id:
+            detail = f"{first} and {driver.node_id} lead term {raft.term}"
             raise ViolationError("election safety", detail)
         # What was applied in an older term was committed in one; a leader that has won late may
         # lack what newer leaders have committed meanwhile.
@@ -149,7 +139,7 @@ class Checks:
         if index and index >= raft.status().first_index:
             term = raft.term_at(index)
             if term != self._applied[index][0]:
-                detail = f"{process.node_id} leads term {raft.term} without entry {index}"
+                detail = f"{driver.node_id} leads term {raft.term} without entry {index}"
                 raise ViolationError("leader completeness", detail)
 
     def commit_moved(self, node_id: str, before: int, after: int) -> None:
@@ -157,15 +147,13 @@ class Checks:
         if after < before:
             raise ViolationError("commit never falls", f"{node_id}: {before} to {after}")
 
-    def leaves(
-        self, process: Process, recipient: str, message: Message, entry: Entry | None
-    ) -> None:
+    def leaves(self, driver: Driver, recipient: str, message: Message, entry: Entry | None) -> None:
         """Check that what a message vouches for is on its sender's disk.
 
         `entry` is the `vouched_entry` of the moment when the core handed the message out.
         """
         kind = type(message)
-        disk, sender = process.disk, process.node_id
+        disk, sender = driver.disk, driver.node_id
         durable = disk.log.hard_state
         if entry is not None and not disk.holds(*entry):
             raise ViolationError("fsync before message", f"{sender}: {entry} of {message}")
@@ -176,7 +164,7 @@ class Checks:
         if isinstance(message, AppendReply):
             # The leader of an older term counts no more; that of this one never asks for a cut of
             # what it has been told is here.
-            if entry is not None and message.term == process.raft.term and disk.will_cut(entry[0]):
+            if entry is not None and message.term == driver.raft.term and disk.will_cut(entry[0]):
                 raise ViolationError("fsync before message", f"{sender}: cut is {entry}")
         elif isinstance(message, VoteReply):
             promised = (durable.term, durable.vote)
@@ -195,8 +183,3 @@ def vouched_entry(raft: RaftNode, message: Message) -> Entry | None:
         assert term is not None
         return message.index, term
     return None
-
-
-def is_leader(process: Process) -> bool:
-    """Tell whether a process runs and leads."""
-    return process.alive and process.raft.role is Role.LEADER

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from vaylix_replication import Configuration
-from vaylix_replication.testing.simulation.checks import Checks, ViolationError, is_leader
-from vaylix_replication.testing.simulation.clients import (
-    Client,
-    Operation,
-    OperationKind,
-    histories_are_linearizable,
-)
+from vaylix_replication.testing.simulation.checks import ViolationError
+from vaylix_replication.testing.simulation.clients import Client
 from vaylix_replication.testing.simulation.happenings import Happening
 from vaylix_replication.testing.simulation.nemesis import Nemesis
-from vaylix_replication.testing.simulation.network import Network
 from vaylix_replication.testing.simulation.process import Process
-from vaylix_replication.testing.simulation.schedule import MILLISECOND, Schedule
+from vaylix_replication.testing.simulation.schedule import MILLISECOND
+from vaylix_replication.testing.simulation.world import World
 
 if TYPE_CHECKING:
-    from vaylix_replication import Message
     from vaylix_replication.testing.simulation.options import SimulationOptions
 
 __all__ = ["QUICK_TIMEOUTS", "Report", "Simulation", "simulate"]
@@ -59,68 +51,23 @@ class Simulation:
 
     def __init__(self, options: SimulationOptions) -> None:
         self.options = options
-        self.schedule = Schedule()
-        self.checks = Checks()
-        self.happenings: Counter[Happening] = Counter()
-        # The newest version of the semantics that any log may hold.
-        self.semantics_version = 1
-        self.faulty = True
-        self.clients_work = True
-        self.operations: dict[int, Operation] = {}
-        self._operation_count = 0
-        self._random = self.source("cluster")
-        self.network = Network(
-            options, self.source("network"), self.schedule, self._deliver, self.happenings
-        )
-        self.node_ids = [chr(ord("a") + n) for n in range(options.voters + options.spares)]
-        first = self.node_ids[: options.voters]
-        configuration = Configuration.of_voters({n: f"{n}:9173" for n in first})
+        world = self._world = World(options)
+        self.schedule = world.schedule
+        self.network = world.network
+        self.happenings = world.happenings
         self.processes: dict[str, Process] = {}
+        self._nemesis = Nemesis(world, self.processes)
+        first = world.node_ids[: options.voters]
+        configuration = Configuration.of_voters({n: f"{n}:9173" for n in first})
         for node_id in first:
-            self.processes[node_id] = Process(self, node_id, configuration)
-        self.clients = [Client(self, self.source(f"client {n}")) for n in range(options.clients)]
-        self.nemesis = Nemesis(self)
+            self.processes[node_id] = Process(world, node_id, configuration, self._nemesis)
+        self._clients = [Client(world, self.processes, n) for n in range(options.clients)]
+        self._nemesis.begin()
 
-    # -- What the parts need of each other ------------------------------------------------------
-
-    def source(self, part: str) -> random.Random:
-        """Return the randomness of one part: what another part draws does not move it."""
-        return random.Random(f"{self.options.seed} {part}")  # noqa: S311 - a seed decides
-
-    def _deliver(self, recipient: str, message: Message) -> None:
-        process = self.processes.get(recipient)
-        if process is not None:
-            process.receive(message)
-
-    def start_spare(self, node_id: str) -> None:
-        """Start a node that knows nobody yet, unless it runs or has run already."""
-        if node_id not in self.processes:
-            self.processes[node_id] = Process(self, node_id, Configuration())
-
-    def crash_and_restart(self, process: Process, *, in_cut: bool = False) -> None:
-        """End a process and start it again after a while."""
-        if process.alive:
-            self.happenings[Happening.CRASH] += 1
-            process.crash(in_cut=in_cut)
-            delay_us = int(self._random.uniform(1, 500) * MILLISECOND)
-            self.schedule.after(delay_us, self._restart, process)
-
-    def _restart(self, process: Process) -> None:
-        if not process.alive:
-            process.start()
-
-    def new_operation(self, client: Client, kind: OperationKind, key: int) -> Operation:
-        """Make an operation of the history."""
-        self._operation_count += 1
-        operation = Operation(self._operation_count, client, kind, key)
-        self.operations[operation.number] = operation
-        return operation
-
-    def forget_operation(self, operation: Operation) -> None:
-        """Take an operation out of the history that has certainly not happened."""
-        del self.operations[operation.number]
-
-    # -- The run --------------------------------------------------------------------------------
+    @property
+    def semantics_version(self) -> int:
+        """The newest version of the semantics that any log may hold."""
+        return self._nemesis.semantics_version
 
     def run(self) -> Report:
         """Run to the end; raises `ViolationError` when a promise is broken."""
@@ -128,20 +75,22 @@ class Simulation:
         self._heal()
         elected_after = self._await_leader()
         self.schedule.run_until(self.schedule.now + 200 * MILLISECOND)
-        self.clients_work = False
+        for client in self._clients:
+            client.works = False
         self._await_convergence()
         self._check_histories()
+        operations = self._world.history.operations.values()
         return Report(
             event_count=self.schedule.event_count,
-            operation_count=len(self.operations),
-            answered_count=sum(o.end is not None for o in self.operations.values()),
+            operation_count=len(operations),
+            answered_count=sum(operation.end is not None for operation in operations),
             term=max(process.raft.term for process in self.processes.values()),
             leader_after_timeouts=elected_after,
             happenings=dict(self.happenings),
         )
 
     def _heal(self) -> None:
-        self.faulty = False
+        self._world.faulty = False
         self.network.heal()
         for process in self.processes.values():
             process.paused_until = 0
@@ -149,7 +98,7 @@ class Simulation:
                 self.happenings[Happening.POWER_CUT] += 1
                 process.crash()
             self._complete_upgrade(process)
-            self._restart(process)
+            process.start()
 
     def _complete_upgrade(self, process: Process) -> None:
         """Let a node speak what may be in its log: otherwise it waits there, as it must."""
@@ -160,7 +109,7 @@ class Simulation:
 
     def _settled_leader(self) -> Process | None:
         """Return the leader of the newest term that has committed something of its own."""
-        leaders = [p for p in self.processes.values() if is_leader(p)]
+        leaders = [p for p in self.processes.values() if p.is_leader]
         leader = max(leaders, key=lambda p: p.raft.term, default=None)
         if leader is None or leader.raft.term_at(leader.raft.commit) != leader.raft.term:
             return None
@@ -194,9 +143,8 @@ class Simulation:
         return all(self.processes[n].raft.status().applied == status.commit for n in members)
 
     def _check_histories(self) -> None:
-        operations = list(self.operations.values())
         for key in range(self.options.keys):
-            if not histories_are_linearizable(operations, key):
+            if not self._world.history.is_linearizable(key):
                 raise ViolationError("linearizability", f"the history of key {key}")
 
 

@@ -10,29 +10,29 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from vaylix_replication import Restored, SnapshotMeta, Write
 from vaylix_replication.testing.memory import MemoryLog, MemorySnapshots
 from vaylix_replication.testing.simulation.happenings import Happening
 
 if TYPE_CHECKING:
     from vaylix_replication import Batch, Configuration, Message
-    from vaylix_replication.testing.simulation.checks import Entry
 
-__all__ = ["Disk", "PendingWrite", "Waiting"]
+__all__ = ["Disk", "Entry", "PendingWrite", "Waiting"]
 
+# The index and the term of an entry: where and what it is.
+Entry = tuple[int, int]
 # A message that waits for the disk: its recipient, itself, and the entry that it vouches for.
-Waiting = tuple[str, "Message", "Entry | None"]
+Waiting = tuple[str, "Message", Entry | None]
 
 
-class PendingWrite:
+class PendingWrite(msgspec.Struct, eq=False):
     """A write on its way, the file it installs, and the messages that wait for it."""
 
-    __slots__ = ("data", "messages", "write")
-
-    def __init__(self, write: Write, data: bytes, messages: list[Waiting]) -> None:
-        self.write = write
-        self.data = data
-        self.messages = messages
+    write: Write
+    data: bytes
+    messages: list[Waiting]
 
 
 class Disk:

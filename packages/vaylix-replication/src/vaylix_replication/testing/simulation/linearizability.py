@@ -14,10 +14,9 @@ keep it short:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+import msgspec
 
 __all__ = ["Interval", "is_linearizable"]
 
@@ -25,18 +24,13 @@ State = int
 _STATES_MAX = 200_000
 
 
-class Interval:
+class Interval(msgspec.Struct, frozen=True):
     """An operation: when it began and ended, what it does to the register, and a guess."""
 
-    __slots__ = ("begin", "end", "rank", "step")
-
-    def __init__(
-        self, begin: int, end: int, step: Callable[[State], State | None], rank: int = 0
-    ) -> None:
-        self.rank = rank
-        self.begin = begin
-        self.end = end
-        self.step = step
+    begin: int
+    end: int
+    step: Callable[[State], State | None]
+    rank: int = 0
 
 
 def is_linearizable(operations: Sequence[Interval], initial: State = 0) -> bool:

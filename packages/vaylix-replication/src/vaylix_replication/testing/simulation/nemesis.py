@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 from vaylix_replication import Configuration, Join, JoinAsLearner, Leave, MemberKind
 from vaylix_replication.errors import RefusedError
-from vaylix_replication.testing.simulation.checks import is_leader
 from vaylix_replication.testing.simulation.happenings import Happening
-from vaylix_replication.testing.simulation.process import SEMANTICS_VERSION_MAX
+from vaylix_replication.testing.simulation.process import SEMANTICS_VERSION_MAX, Process
 from vaylix_replication.testing.simulation.schedule import MILLISECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaylix_replication import MembershipChange
-    from vaylix_replication.testing.simulation.cluster import Simulation
-    from vaylix_replication.testing.simulation.process import Process
+    from vaylix_replication.testing.simulation.world import World
 
 __all__ = ["Nemesis"]
 
@@ -24,13 +22,21 @@ __all__ = ["Nemesis"]
 class Nemesis:
     """Breaks, until the simulation is healed; what was still to come then does not come."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._random = simulation.source("nemesis")
-        self._happenings = simulation.happenings
-        options = simulation.options
+    def __init__(self, world: World, processes: dict[str, Process]) -> None:
+        self._world = world
+        self._options = world.options
+        self._network = world.network
+        self._happenings = world.happenings
+        self._random = world.source("nemesis")
+        self._processes = processes
+        # The newest version of the semantics that any log may hold.
+        self.semantics_version = 1
         # The leader whose change of the membership nobody has heard of, see `_rival`.
         self._first_rival: Process | None = None
+
+    def begin(self) -> None:
+        """Set every kind of fault on its clock."""
+        options = self._options
         self._repeat(options.crash_interval_ms, self._crash)
         self._repeat(options.partition_interval_ms, self._partition)
         self._repeat(options.pause_interval_ms, self._pause)
@@ -52,72 +58,64 @@ class Nemesis:
 
     def _later(self, delay_us: int, action: Callable[..., None], *arguments: object) -> None:
         """Let something happen after a while, unless everything is healed by then."""
-        self._simulation.schedule.after(delay_us, self._unless_healed, action, arguments)
+        self._world.schedule.after(delay_us, self._unless_healed, action, arguments)
 
     def _unless_healed(self, action: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        if self._simulation.faulty:
+        if self._world.faulty:
             action(*arguments)
 
     def leader_elected(self, process: Process) -> None:
         """Let trouble come when it hurts: before a new leader has told anybody, or just after."""
-        if not self._simulation.faulty:
+        if not self._world.faulty:
             return
-        if self._simulation.options.membership_interval_ms and self._random.random() < 0.3:
+        if self._options.membership_interval_ms and self._random.random() < 0.3:
             # Long before it may: nothing of its own term is committed yet.
             self._later(0, self._change_membership_on, process)
         delay_us = int(self._random.random() ** 2 * 40 * MILLISECOND)
-        if self._simulation.options.rolling_isolation:
+        if self._options.rolling_isolation:
             self._later(delay_us, self._roll, process)
-        elif self._simulation.options.rival_changes:
+        elif self._options.rival_changes:
             self._rival(process)
-        elif self._random.random() < self._simulation.options.leader_trouble:
+        elif self._random.random() < self._options.leader_trouble:
             action = self._random.choice((self._isolate_node, self._crash_leader))
             self._later(delay_us, action, process)
 
     def handing_over(self, process: Process) -> None:
         """Let an old leader miss that it has a successor."""
-        if (
-            self._simulation.faulty
-            and self._random.random() < self._simulation.options.deaf_transfer
-        ):
+        if self._world.faulty and self._random.random() < self._options.deaf_transfer:
             self._happenings[Happening.DEAF_TRANSFER] += 1
-            self._cut({(other, process.node_id) for other in self._simulation.processes})
+            self._cut({(other, process.node_id) for other in self._processes})
 
     def log_cut(self, process: Process) -> None:
         """Let a node crash while it replaces the end of its log."""
-        options = self._simulation.options
-        if self._random.random() < options.cut_trouble:
-            delay_us = int(self._random.random() ** 2 * options.sync_ms_max * MILLISECOND)
+        if self._random.random() < self._options.cut_trouble:
+            delay_us = int(self._random.random() ** 2 * self._options.sync_ms_max * MILLISECOND)
             self._later(delay_us, self._crash_in_cut, process)
 
     # -- Processes ------------------------------------------------------------------------------
 
-    def _any(self) -> Process:
-        return self._random.choice(list(self._simulation.processes.values()))
-
     def _any_or_leader(self) -> Process:
-        leaders = [p for p in self._simulation.processes.values() if is_leader(p)]
-        return (
-            self._random.choice(leaders) if leaders and self._random.random() < 0.5 else self._any()
-        )
+        leaders = [p for p in self._processes.values() if p.is_leader]
+        hits_leader = leaders and self._random.random() < 0.5
+        return self._random.choice(leaders if hits_leader else list(self._processes.values()))
 
     def _crash_leader(self, process: Process) -> None:
         if process.alive:
             self._happenings[Happening.CRASH_OF_LEADER] += 1
-            self._simulation.crash_and_restart(process)
+            process.crash_and_restart()
 
     def _crash_in_cut(self, process: Process) -> None:
         if process.alive:
             self._happenings[Happening.CRASH_IN_CUT] += 1
-            self._simulation.crash_and_restart(process, in_cut=self._random.random() < 0.5)
+            process.crash_and_restart(in_cut=self._random.random() < 0.5)
 
     def _crash(self) -> None:
         if self._random.random() < 0.1:
             self._happenings[Happening.CRASH_OF_ALL] += 1
-            for process in self._simulation.processes.values():
-                self._simulation.crash_and_restart(process)
+            for process in self._processes.values():
+                process.crash_and_restart()
         else:
-            self._simulation.crash_and_restart(self._any_or_leader())
+            self._any_or_leader().crash_and_restart()
 
     def _pause(self) -> None:
         duration_us = int(self._random.uniform(20, 500) * MILLISECOND)
@@ -131,7 +129,7 @@ class Nemesis:
 
     def _perhaps_set_clock(self, process: Process) -> None:
         """Set the clock when something else is wrong too: that is when clocks are set."""
-        if self._simulation.options.clock_jump_interval_ms and self._random.random() < 0.5:
+        if self._options.clock_jump_interval_ms and self._random.random() < 0.5:
             self._set_clock(process)
 
     def _set_clock(self, process: Process) -> None:
@@ -142,7 +140,7 @@ class Nemesis:
 
     def _partition(self) -> None:
         """Cut links in one of several shapes, and heal them after a while."""
-        nodes = list(self._simulation.processes)
+        nodes = list(self._processes)
         self._random.shuffle(nodes)
         shape = self._random.choice(
             (self._isolate, self._halve, self._one_way, self._bridge, self._swizzle)
@@ -153,21 +151,21 @@ class Nemesis:
         self, links: set[tuple[str, str]], shortest_ms: float = 50, longest_ms: float = 700
     ) -> None:
         duration_us = int(self._random.uniform(shortest_ms, longest_ms) * MILLISECOND)
-        self._simulation.network.cut(links)
+        self._network.cut(links)
         self._later(duration_us, self._mend, links)
 
     def _mend(self, links: set[tuple[str, str]]) -> None:
-        self._simulation.network.cut_links -= links
+        self._network.cut_links -= links
 
     def _isolate(self, nodes: list[str]) -> None:
-        leaders = [p for p in self._simulation.processes.values() if is_leader(p)]
+        leaders = [p for p in self._processes.values() if p.is_leader]
         alone = leaders[0] if leaders and self._random.random() < 0.7 else None
-        self._isolate_node(alone or self._simulation.processes[nodes[0]])
+        self._isolate_node(alone or self._processes[nodes[0]])
 
     def _roll(self, process: Process) -> None:
         self._happenings[Happening.ROLLING_ISOLATION] += 1
-        self._simulation.network.cut_links.clear()
-        self._simulation.network.cut(_links_of(process.node_id, list(self._simulation.processes)))
+        self._network.cut_links.clear()
+        self._network.cut(_links_of(process.node_id, list(self._processes)))
 
     def _rival(self, leader: Process) -> None:
         """Let two leaders, one after the other, each remove a member without the other.
@@ -176,12 +174,10 @@ class Nemesis:
         as soon as it leads, and each of the two is left with one half of the nodes: whoever could
         commit with such a half would contradict the other.
         """
-        first = self._first_rival
+        first, self._first_rival = self._first_rival, None
         if first is None or first is leader or not first.alive:
-            self._first_rival = None
             self._remove_unheard_soon(leader)
             return
-        self._first_rival = None
         self._divide(first.node_id, leader.node_id)
         self._later(0, self._remove_another, leader)
 
@@ -190,15 +186,15 @@ class Nemesis:
         self._later(delay_us, self._remove_unheard, leader)
 
     def _remove_unheard(self, leader: Process) -> None:
-        if not is_leader(leader):
+        if not leader.is_leader:
             return
         if leader.raft.term_at(leader.raft.commit) != leader.raft.term:
             # It must have committed something of its own term before it may change anything.
             self._remove_unheard_soon(leader)
         else:
             self._first_rival = leader
-            self._simulation.network.cut_links.clear()
-            self._cut(_links_of(leader.node_id, list(self._simulation.processes)), 300, 1000)
+            self._network.cut_links.clear()
+            self._cut(_links_of(leader.node_id, list(self._processes)), 300, 1000)
             self._remove_another(leader)
 
     def _remove_another(self, leader: Process) -> None:
@@ -209,17 +205,17 @@ class Nemesis:
 
     def _divide(self, first: str, second: str) -> None:
         """Put two nodes into different halves for long enough to elect somebody in each."""
-        rest = [n for n in self._simulation.processes if n not in (first, second)]
+        rest = [n for n in self._processes if n not in (first, second)]
         self._random.shuffle(rest)
         half = len(rest) // 2
         self._happenings[Happening.RIVAL_CHANGES] += 1
-        self._simulation.network.cut_links.clear()
+        self._network.cut_links.clear()
         self._cut(_links_between([first, *rest[:half]], [second, *rest[half:]]), 300, 1000)
 
     def _isolate_node(self, process: Process) -> None:
         self._happenings[Happening.ISOLATION] += 1
         self._perhaps_set_clock(process)
-        self._cut(_links_of(process.node_id, list(self._simulation.processes)))
+        self._cut(_links_of(process.node_id, list(self._processes)))
 
     def _halve(self, nodes: list[str]) -> None:
         self._happenings[Happening.HALVES] += 1
@@ -248,7 +244,7 @@ class Nemesis:
     # -- Administration -------------------------------------------------------------------------
 
     def _leaders(self) -> list[Process]:
-        return [p for p in self._simulation.processes.values() if is_leader(p) and p.reachable]
+        return [p for p in self._processes.values() if p.is_leader and p.reachable]
 
     def _transfer(self) -> None:
         for leader in self._leaders():
@@ -262,8 +258,8 @@ class Nemesis:
 
     def _campaign(self) -> None:
         """Let some nodes stand for election because somebody wishes it."""
-        for process in list(self._simulation.processes.values()):
-            if self._random.random() < 0.5 or not process.reachable or is_leader(process):
+        for process in list(self._processes.values()):
+            if self._random.random() < 0.5 or not process.reachable or process.is_leader:
                 continue
             try:
                 process.raft.campaign()
@@ -274,7 +270,6 @@ class Nemesis:
 
     def _raise_semantics(self) -> None:
         """Raise the semantics, or upgrade a node as long as a voter does not speak the next."""
-        simulation = self._simulation
         for leader in self._leaders():
             version = leader.raft.status().semantics_version + 1
             index = leader.raft.next_index
@@ -284,14 +279,14 @@ class Nemesis:
             except RefusedError:
                 continue
             self._happenings[Happening.SEMANTICS] += 1
-            simulation.semantics_version = max(simulation.semantics_version, version)
+            self.semantics_version = max(self.semantics_version, version)
             leader.pump()
             return
-        oldest = min(simulation.processes.values(), key=lambda p: p.semantics_version_max)
+        oldest = min(self._processes.values(), key=lambda p: p.semantics_version_max)
         if oldest.semantics_version_max < SEMANTICS_VERSION_MAX:
             self._happenings[Happening.UPGRADE] += 1
             oldest.semantics_version_max += 1
-            simulation.crash_and_restart(oldest)
+            oldest.crash_and_restart()
 
     def _change_membership(self) -> None:
         for leader in self._leaders():
@@ -301,7 +296,7 @@ class Nemesis:
         self._propose_change(leader, self._choose_change(leader.raft.status().configuration))
 
     def _propose_change(self, leader: Process, change: MembershipChange) -> None:
-        if not (is_leader(leader) and leader.reachable):
+        if not (leader.is_leader and leader.reachable):
             return
         index = leader.raft.next_index
         try:
@@ -316,10 +311,12 @@ class Nemesis:
 
     def _choose_change(self, configuration: Configuration) -> MembershipChange:
         present = {member.node_id for member in configuration.members}
-        absent = sorted(set(self._simulation.node_ids) - present)
+        absent = sorted(set(self._world.node_ids) - present)
         if absent and self._random.random() < 0.6:
             node_id = self._random.choice(absent)
-            self._simulation.start_spare(node_id)
+            if node_id not in self._processes:
+                # A node that knows nobody yet, and runs from now on.
+                self._processes[node_id] = Process(self._world, node_id, Configuration(), self)
             kind = self._random.choice((Join, Join, JoinAsLearner))
             return kind(node_id, f"{node_id}:9173")
         learners = [m for m in configuration.members if m.kind is MemberKind.LEARNER]

@@ -31,14 +31,13 @@ class Network:
         options: SimulationOptions,
         source: random.Random,
         schedule: Schedule,
-        deliver: Callable[[str, Message], None],
         happenings: Counter[Happening],
     ) -> None:
         self._source = source
         self._random = source.random
         self._happenings = happenings
         self._schedule = schedule
-        self._deliver = deliver
+        self._receivers: dict[str, Callable[[Message], None]] = {}
         self._wire = options.wire
         self._loss = options.loss
         self._duplication = options.duplication
@@ -47,6 +46,10 @@ class Network:
         self._delay_us_max = options.delay_ms_max * MILLISECOND
         self.cut_links: set[tuple[str, str]] = set()
         self._healed = False
+
+    def join(self, node_id: str, receive: Callable[[Message], None]) -> None:
+        """Let a node be found; what is sent to anybody else is lost."""
+        self._receivers[node_id] = receive
 
     def send(self, sender: str, recipient: str, message: Message) -> None:
         """Put a message on its link."""
@@ -87,8 +90,9 @@ class Network:
 
     def _arrive(self, sender: str, recipient: str, message: Message) -> None:
         """Deliver what was on its way, unless its link was cut meanwhile."""
-        if (sender, recipient) not in self.cut_links:
-            self._deliver(recipient, message)
+        receive = self._receivers.get(recipient)
+        if receive is not None and (sender, recipient) not in self.cut_links:
+            receive(message)
 
     def cut(self, links: set[tuple[str, str]]) -> None:
         """Cut links, until they are taken out of `cut_links` again."""
