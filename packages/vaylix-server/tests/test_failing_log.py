@@ -390,6 +390,29 @@ async def test_a_reply_too_large_for_its_client_ends_that_connection_only(tmp_pa
         await failing.closed.wait()
 
 
+@pytest.mark.parametrize(
+    ("keys", "answers"), [([b"big"], []), ([b"a", b"b", b"big", b"a"], [b"1", b"2"])]
+)
+async def test_of_gets_together_those_before_one_too_large_are_answered(
+    tmp_path: Path, keys: list[bytes], answers: list[bytes]
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        other = await server.login()
+        for key, value in ((b"big", b"v" * 1000), (b"a", b"1"), (b"b", b"2")):
+            assert await other.ask(vtp.Set(key, value)) == Ok()
+        client = await server.greet(vtp.ConnectionSettings(max_frame_bytes=64))
+        assert await client.ask(vtp.Auth("vaylix", "vaylix")) == Ok()
+        stream = [
+            client.connection.send_request(bytes([number]) * 16, vtp.Get(key))
+            for number, key in enumerate(keys)
+        ]
+        client.send_bytes(b"".join(stream))
+        for value in answers:
+            assert await client.receive() == Value(value)
+        await client.closed.wait()
+        assert await other.ask(vtp.Ping()) == Value(b"PONG")
+
+
 async def test_a_refused_login_that_does_not_fit_ends_that_connection_only(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         client = await server.greet(vtp.ConnectionSettings(max_frame_bytes=40))

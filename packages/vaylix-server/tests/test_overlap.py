@@ -25,7 +25,7 @@ from vaylix_server.settings import Settings
 from vaylix_server.sync_gate import SyncGate
 from vaylix_server.testing import serve_in_memory
 from vaylix_server.write_path import INLINE_BYTES_MAX, OVERLAP_COMMANDS, WritePath
-from vaylix_storage import Answer, Batch, Result
+from vaylix_storage import Answer, Batch, Keyspace, Result
 from vaylix_storage import commands as log
 from vaylix_storage.backend import LogPort, Storage, memory_storage
 
@@ -42,7 +42,7 @@ class HeldLog:
         self.go_on = threading.Semaphore(0)
         self.error: Exception | None = None
         self.append_error: Exception | None = None
-        self.appends_at_once = True
+        self.may_append: bool | Exception = True
         self.appended_by: list[threading.Thread] = []
         self.synced_by: list[threading.Thread] = []
         self.first_index, self.size_bytes, self.segment_count = 1, 0, 1
@@ -50,6 +50,12 @@ class HeldLog:
     @property
     def last_index(self) -> int:
         return self._inner.last_index
+
+    @property
+    def appends_at_once(self) -> bool:
+        if isinstance(self.may_append, Exception):
+            raise self.may_append
+        return self.may_append
 
     def append(self, batches: Sequence[Batch]) -> None:
         self.appended_by.append(threading.current_thread())
@@ -86,6 +92,13 @@ class Owner:
         self._path.submit(run)
         return run
 
+    def submit_columns(self, *pairs: tuple[bytes, bytes]) -> None:
+        run = Run(self, "")
+        ids = [bytes(16)] * len(pairs)
+        sets = vtp.SetRun(ids, [key for key, _ in pairs], [value for _, value in pairs])
+        run.add_sets(sets, [log.Set(key, value) for key, value in pairs], 100)
+        self._path.submit(run)
+
     def settle(self, run: Run, results: list[Result]) -> None:
         del run
         self.was_persisting.append(bool(self._path._persisting))
@@ -121,9 +134,10 @@ class Lab:
         self.log = HeldLog(storage.log)
         (mode,) = vaylix_ack_modes()
         self.wall_ms = 1_000
+        self.machine = StateMachine(storage.keyspace)
         self.path = WritePath(
             storage=replace(storage, log=self.log),
-            machine=StateMachine(storage.keyspace),
+            machine=self.machine,
             clock=TimeKeeper(wall_ms=lambda: self.wall_ms, elapsed_ms=lambda: self.wall_ms),
             ack_mode=mode,
             metrics=Metrics(),
@@ -131,6 +145,13 @@ class Lab:
             on_failure=lambda _: None,
         )
         self.path._sync_seconds = sync_seconds
+
+    def replayed(self) -> StateMachine:
+        """Return what a restart would make of the log."""
+        machine = StateMachine(Keyspace())
+        for batch in self.log.read(1):
+            machine.replay(batch)
+        return machine
 
     async def begin(self, owner: Owner, *commands: log.Command) -> Run:
         """Submit the first batch and wait until it is on its way."""
@@ -296,31 +317,110 @@ async def test_a_defect_of_one_session_keeps_nobody_behind_it_waiting() -> None:
     lab.path.close()
 
 
+def set_of(batch_bytes: int, machine: StateMachine) -> log.Set:
+    """Return a SET that makes a batch with a payload of so many bytes."""
+    for value_bytes in range(batch_bytes, 0, -1):
+        command = log.Set(b"k", bytes(value_bytes))
+        if len(machine.encode_keyspace([command], [("", 1)])) == batch_bytes:
+            return command
+    raise AssertionError("there is none")
+
+
 @pytest.mark.parametrize(
-    ("is_quick", "at_once", "value_bytes", "loop_appends", "loop_syncs"),
+    ("is_quick", "at_once", "batch_bytes", "loop_appends", "loop_syncs"),
     [
-        (True, True, INLINE_BYTES_MAX // 2, True, True),
-        (True, True, INLINE_BYTES_MAX, False, False),
-        (True, False, 1, False, False),
-        (False, True, INLINE_BYTES_MAX // 2, True, False),
-        (False, True, INLINE_BYTES_MAX, False, False),
-        (False, False, 1, False, False),
+        (True, True, INLINE_BYTES_MAX, True, True),
+        (True, True, INLINE_BYTES_MAX + 1, False, False),
+        (True, False, 100, False, False),
+        (False, True, INLINE_BYTES_MAX, True, False),
+        (False, True, INLINE_BYTES_MAX + 1, False, False),
+        (False, False, 100, False, False),
     ],
 )
 async def test_the_loop_does_only_what_does_not_hold_it_up(
-    is_quick: bool, at_once: bool, value_bytes: int, loop_appends: bool, loop_syncs: bool
+    is_quick: bool, at_once: bool, batch_bytes: int, loop_appends: bool, loop_syncs: bool
 ) -> None:
     lab = Lab(QUICK)
     if is_quick:
         lab.path._gate = SyncGate(window=0)
-    lab.log.appends_at_once = at_once
+    lab.log.may_append = at_once
     owner = Owner(lab.path)
     lab.log.go_on.release()
-    owner.submit(log.Set(b"k", bytes(value_bytes)))
+    owner.submit(set_of(batch_bytes, lab.machine))
     assert await owner.hear(1) == [[Answer.OK]]
     loop = threading.main_thread()
     assert [thread is loop for thread in lab.log.appended_by] == [loop_appends]
     assert [thread is loop for thread in lab.log.synced_by] == [loop_syncs]
+    lab.path.close()
+
+
+def entries_of(machine: StateMachine) -> dict[bytes, tuple[bytes | None, int, int]]:
+    keyspace = machine.keyspace
+    keys = [key for shard in keyspace.table.shards for key in shard]
+    return {
+        key: (keyspace.get(key, 0), keyspace.version(key, 0), keyspace.ttl(key, 0)) for key in keys
+    }
+
+
+async def test_what_is_applied_in_columns_is_what_a_replay_makes_of_it() -> None:
+    """In the order of the runs, alone and beside others, and at the time of their batch."""
+    lab = Lab(QUICK)
+    lab.log.go_on.release(3)
+    owner = Owner(lab.path)
+    owner.submit(log.Set(b"short", b"0", log.SetOptions(ttl_ms=500)))
+    await owner.hear(1)
+    lab.wall_ms += 1_000
+    owner.submit_columns((b"a", b"1"), (b"b", b"1"))
+    owner.submit_columns((b"a", b"2"), (b"short", b"1"))
+    await owner.hear(3)
+    owner.submit_columns((b"a", b"3"), (b"n", b"7"))
+    owner.submit(log.Incr(b"n"), log.Set(b"a", b"4"))
+    owner.submit_columns((b"a", b"5"), (b"b", b"2"))
+    assert await owner.hear(6) == [
+        [Answer.OK],
+        [Answer.OK, Answer.OK],
+        [Answer.OK, Answer.OK],
+        [Answer.OK, Answer.OK],
+        [8, Answer.OK],
+        [Answer.OK, Answer.OK],
+    ]
+    assert entries_of(lab.machine) == {
+        b"a": (b"5", 5, -1),
+        b"b": (b"2", 2, -1),
+        # It had expired, so this is a new one.
+        b"short": (b"1", 1, -1),
+        b"n": (b"8", 2, -1),
+    }
+    assert entries_of(lab.replayed()) == entries_of(lab.machine)
+    lab.path.close()
+
+
+@pytest.mark.parametrize("what", ["the log", "the thread"])
+@pytest.mark.parametrize("is_quick", [True, False])
+async def test_a_batch_that_cannot_even_begin_fails_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, what: str, is_quick: bool
+) -> None:
+    """A backend that does not say how it appends, or a process that may have no more threads."""
+    lab = Lab(QUICK)
+    if is_quick:
+        lab.path._gate = SyncGate(window=0)
+    owner = Owner(lab.path)
+    lab.log.may_append = AttributeError("as the test wants it")
+    if what == "the log":
+        lab.log.append_error = lab.log.may_append
+    else:
+
+        def submit(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(lab.path._log_thread, "submit", submit)
+    owner.submit(log.Set(b"a", b"1"))
+    async with asyncio.timeout(10):
+        assert await owner.hear(1) == ["ENG-002"]
+        owner.submit(log.Set(b"b", b"2"))
+        await lab.path.drain()
+    assert owner.told == ["ENG-002", "SRV-005"]
+    assert lab.path.failure is not None
     lab.path.close()
 
 

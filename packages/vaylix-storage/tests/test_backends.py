@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,23 @@ class SwallowsErrors(Log):
             return
 
 
+class BelongsToOneThread(Log):
+    def __init__(self, log: LogPort) -> None:
+        super().__init__(log)
+        self._thread = threading.current_thread()
+
+    def sync(self) -> None:
+        if threading.current_thread() is not self._thread:
+            raise AssertionError("a log of one thread")
+        self._log.sync()
+
+
+class SaysNotHowItAppends(Log):
+    @property
+    def appends_at_once(self) -> bool:
+        return None  # type: ignore[return-value]  # It is wrong.
+
+
 class ReadsWhatComesLater(Log):
     def read(self, first_index: int) -> Iterator[Batch]:
         self._log.read(first_index)
@@ -200,6 +218,8 @@ def closing_does_nothing(storage: Storage) -> Storage:
                 ForgetsTheSecondOfABatch,
                 KeepsTheGoodOnesOfARefusedAppend,
                 SwallowsErrors,
+                BelongsToOneThread,
+                SaysNotHowItAppends,
                 ReadsWhatComesLater,
                 StartsBehindTheBatch,
             )

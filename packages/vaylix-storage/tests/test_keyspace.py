@@ -586,3 +586,9 @@ def test_without_results_the_state_is_the_same() -> None:
     assert len(with_results.apply(commands, NOW, want_results=True)) == len(commands)
     assert without.apply(commands, NOW, want_results=False) == []
     assert with_results.list_all(NOW, 1000) == without.list_all(NOW, 1000)
+
+
+def test_columns_are_of_one_length(live: Keyspace) -> None:
+    for keys, values in (([b"a"], []), ([b"a"], [b"1", b"2"])):
+        with pytest.raises(AssertionError):
+            live.set_all(keys, values, NOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -50,10 +51,19 @@ def test_dead_keys_are_freed_in_bounded_steps(keyspace: Keyspace) -> None:
     assert keyspace.expired_count == 3000
 
 
-def test_writes_alone_free_dead_keys(keyspace: Keyspace) -> None:
+def set_as_command(keyspace: Keyspace) -> None:
+    run(keyspace, Set(b"x", b"y"), now_ms=NOW + 10)
+
+
+def set_in_columns(keyspace: Keyspace) -> None:
+    keyspace.set_all([b"x"], [b"y"], NOW + 10)
+
+
+@pytest.mark.parametrize("write", [set_as_command, set_in_columns])
+def test_writes_alone_free_dead_keys(keyspace: Keyspace, write: Callable[[Keyspace], None]) -> None:
     fill(keyspace, 3000, ttl_ms=10)
     for _ in range(200):
-        run(keyspace, Set(b"x", b"y"), now_ms=NOW + 10)
+        write(keyspace)
     assert keyspace.table.entry_count == 1
     assert keyspace.expired_count == 3000
 

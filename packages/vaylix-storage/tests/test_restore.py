@@ -143,6 +143,9 @@ def test_a_restore_that_nobody_continues_is_given_up(keyspace: Keyspace) -> None
     keyspace.expire_step(end, 1)
     assert not keyspace.is_being_restored
     keyspace = begun()
+    keyspace.set_all([b"a"], [b"1"], end)
+    assert not keyspace.is_being_restored
+    keyspace = begun()
     assert apply(keyspace, chunk(), now_ms=end) == [REFUSED]
 
 

@@ -410,14 +410,14 @@ class Connection:
         """Return the bytes of `Ok()` for each request, in order; errors as for `send_reply`."""
         if self._plain_bytes_max < _OK_BYTES:
             return b"".join([self.send_ok(request_id) for request_id in request_ids])
+        parts: list[bytes] = []
         pack, checksum_of = _OK_FRAME.pack, crc32
         header = _HEADER_START.pack(PLAIN_MARK, _OK_BYTES)
-        return b"".join(
-            [
-                pack(header, checksum_of(request_id + b"\x00"), request_id)
-                for request_id in request_ids
-            ]
-        )
+        for request_id in request_ids:
+            body = request_id + b"\x00"
+            assert len(body) == _OK_BYTES
+            parts.append(pack(header, checksum_of(body), request_id))
+        return b"".join(parts)
 
     def send_values(self, request_ids: list[bytes], values: list[bytes | None]) -> bytes:
         """Return the bytes of `Value(data)`, or of `NotFound()` for None, for each request.
@@ -443,6 +443,7 @@ class Connection:
                 known_bytes, head = data_bytes, _VALUE_HEAD.pack(0, data_bytes)
                 header = _HEADER_START.pack(PLAIN_MARK, data_bytes + _VALUE_OVERHEAD_BYTES)
             body = request_id + head + data
+            assert len(body) == data_bytes + _VALUE_OVERHEAD_BYTES
             append(header)
             append(pack_checksum(checksum_of(body)))
             append(body)

@@ -53,7 +53,7 @@ class SyncGate:
         )
 
     def record(self, seconds: float) -> None:
-        """Take note of how long a sync took."""
+        """Take note of how long a batch took to write and sync."""
         self._average_seconds += (seconds - self._average_seconds) / _AVERAGED
         if seconds < self._quick_seconds_max:
             self._quick_in_a_row += 1

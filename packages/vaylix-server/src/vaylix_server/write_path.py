@@ -36,8 +36,8 @@ is durable. Until then nobody may see a later time, or a key could be seen to ex
 given a longer life by that batch; and no dead key may leave memory by a later time, or the batch
 would find another state than its replay. `read_time_ms` is that bound.
 
-Who waits and who does not: `submit` never blocks. When too much is gathered `is_full` turns
-true, and sessions stop reading from their clients until `when_room` calls them back.
+Who waits and who does not: `submit` never waits for the disk. When too much is gathered `is_full`
+turns true, and sessions stop reading from their clients until `when_room` calls them back.
 
 A failed write or sync ends all this. What was persisting is in doubt, so it is answered with an
 error that says so; what was gathering was never written and is answered with one that says that.
@@ -131,7 +131,7 @@ class WritePath:
         # Whether sessions must not submit; what they hold already is bounded by themselves.
         self.is_full = False
         self._turn_scheduled = False
-        # Invariant: runs are persisting exactly while the log thread works for us.
+        # Taken from what was gathered, until `_persisted` has their outcome.
         self._persisting: list[Run] = []
         # Work for the log thread that must not meet a batch; one of it may be under way.
         self._chores: deque[_Chore] = deque()
@@ -283,7 +283,7 @@ class WritePath:
         )
 
     def _start_beside_loop(self) -> None:
-        """Persist what is gathered, which begins with a write, on the log thread.
+        """Persist what is gathered, which begins with a write, while the loop goes on.
 
         Nobody is called back before this returns, so it may be used while a session submits.
         """
@@ -296,20 +296,28 @@ class WritePath:
 
     def _may_append(self, batch: Batch) -> bool:
         """Tell whether the loop itself may append a batch."""
-        return len(batch.payload) <= INLINE_BYTES_MAX and self._log.appends_at_once
+        if len(batch.payload) > INLINE_BYTES_MAX:
+            return False
+        try:
+            return self._log.appends_at_once
+        except Exception:  # noqa: BLE001  # A backend may fail in ways of its own.
+            # What is wrong with it, `append` will say where that is expected.
+            return False
 
     def _persist_beside_loop(self, batch: Batch) -> None:
-        if self._may_append(batch):
-            started = time.perf_counter()
-            try:
+        """Sync a batch on the log thread, and write it there, too, if the loop may not."""
+        try:
+            if self._may_append(batch):
+                started = time.perf_counter()
                 self._log.append((batch,))
-            except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
-                # Not at once: a session may be submitting.
-                self._loop.call_soon(self._persisted, batch, error)
-                return
-            future = self._log_thread.submit(_sync, self._log, started)
-        else:
-            future = self._log_thread.submit(_persist, self._log, batch)
+                append_seconds = time.perf_counter() - started
+                future = self._log_thread.submit(_sync, self._log, append_seconds)
+            else:
+                future = self._log_thread.submit(_persist, self._log, batch)
+        except Exception as error:  # noqa: BLE001  # The log, or no thread could be started.
+            # Not at once: a session may be submitting.
+            self._loop.call_soon(self._persisted, batch, error)
+            return
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._persisted, batch, done.result())
         )
@@ -544,14 +552,15 @@ def _persist(log: LogPort, batch: Batch) -> float | Exception:
         log.append((batch,))
     except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
         return error
-    return _sync(log, started)
+    return _sync(log, time.perf_counter() - started)
 
 
-def _sync(log: LogPort, started: float) -> float | Exception:
-    """Sync; return the seconds since `started`, or what went wrong. Runs on any one thread."""
+def _sync(log: LogPort, append_seconds: float) -> float | Exception:
+    """Sync; return the seconds of append and sync, or what went wrong. Runs on any one thread."""
+    started = time.perf_counter()
     try:
         log.sync()
     except Exception as error:  # noqa: BLE001  # A backend may fail in ways of its own.
         # Whatever it was, nobody knows what is on the disk now.
         return error
-    return time.perf_counter() - started
+    return append_seconds + time.perf_counter() - started

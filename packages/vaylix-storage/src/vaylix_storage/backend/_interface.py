@@ -26,8 +26,9 @@ class LogPort(Protocol):
     """The durable sequence of batches.
 
     `append` and `sync` are called by one thread at a time, which need not be the one that opened
-    the log. After either has failed for another reason than its arguments, every later call fails;
-    what was not synced by then is in doubt.
+    the log: often the event loop appends, and another thread syncs. After either has failed for
+    another reason than its arguments, every later call fails; what was not synced by then is in
+    doubt.
     """
 
     @property

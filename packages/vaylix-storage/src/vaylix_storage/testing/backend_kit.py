@@ -11,6 +11,7 @@ is broken.
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -91,6 +92,26 @@ def check_reads_what_was_appended(backend: BackendUnderTest) -> None:
         assert found == [batch for batch in batches if batch.last_index >= index], f"from {index}"
     storage.log.append(())
     assert storage.log.last_index == 6, "nothing was appended"
+    storage.close()
+
+
+def check_may_be_synced_by_another_thread(backend: BackendUnderTest) -> None:
+    """Append on this thread where that waits for nothing, and sync on another, as the server does.
+
+    Whoever appends at once never makes the event loop wait; whoever does not is left to a thread.
+    """
+    storage = backend.open()
+    batches = [make_batch(index) for index in range(1, 6)]
+    with ThreadPoolExecutor(1) as thread:
+        for batch in batches:
+            at_once = storage.log.appends_at_once
+            assert at_once in (True, False), "a log says whether it appends at once"
+            if at_once:
+                storage.log.append((batch,))
+            else:
+                thread.submit(storage.log.append, (batch,)).result()
+            thread.submit(storage.log.sync).result()
+        assert list(storage.log.read(1)) == batches
     storage.close()
 
 
@@ -253,6 +274,7 @@ def check_random_histories(backend: BackendUnderTest) -> None:
 BACKEND_CHECKS: Final = (
     check_begins_empty,
     check_reads_what_was_appended,
+    check_may_be_synced_by_another_thread,
     check_refuses_what_does_not_continue,
     check_snapshot_counts_when_committed,
     check_refuses_wrong_snapshots,
