@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vaylix_storage import Store
-from vaylix_storage.errors import BackupFileError, BackupPathError
+from vaylix_storage import RealVfs, Store
+from vaylix_storage.errors import (
+    BackupFileError,
+    BackupPathError,
+    ForeignBackupError,
+    StorageError,
+)
+from vaylix_storage.logical_backup import BackupDirectory, BackupHeader, DocumentWriter
 from vaylix_storage.testing import MemoryVfs
 
 
@@ -72,6 +78,76 @@ def test_a_backup_never_goes_among_the_files_of_another_store(tmp_path: Path) ->
         store.backup(other / "backups" / "dump.json")
     with Store.open(other) as store:
         assert store.get(b"k") == b"other"
+
+
+def test_only_an_earlier_backup_of_the_same_store_is_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    dump, text = place / "dump.json", place / "notes.txt"
+    with Store.open(tmp_path / "other") as store:
+        store.set(b"k", b"other")
+        store.backup(dump)
+        store.set(b"k", b"newer")
+        store.backup(dump)
+    BackupDirectory(place, vfs=RealVfs()).write("of-a-server.json", *document())
+    text.write_bytes(b"do not lose me")
+    before = contents(place)
+    with Store.open(tmp_path / "data") as store:
+        store.set(b"k", b"v")
+        # The name of a sidecar is taken, and so is one whose sidecar would have a taken name.
+        for path in (dump, place / "of-a-server.json", text, place / "dump.json.manifest.json"):
+            with pytest.raises(
+                ForeignBackupError, match="no earlier backup of this store"
+            ) as caught:
+                store.backup(path)
+            assert "another path" in str(caught.value.remedy)
+            assert isinstance(caught.value, StorageError)
+        assert contents(place) == before
+        dump.rename(place / "x.json.manifest.json")
+        with pytest.raises(ForeignBackupError):
+            store.backup(place / "x.json")
+        dump.with_name("dump.json.manifest.json").unlink()
+        store.backup(dump)
+        assert store.restore_backup(dump) == 1
+        assert store.get(b"k") == b"v"
+
+
+def test_a_dump_that_a_crash_has_left_without_its_sidecar_is_replaced(tmp_path: Path) -> None:
+    dump = tmp_path / "dump.json"
+    with Store.open(tmp_path / "data") as store:
+        store.backup(dump)
+        dump.with_name("dump.json.manifest.json").unlink()
+        store.set(b"k", b"v")
+        store.backup(dump)
+        assert store.restore_backup(dump) == 1
+
+
+def test_a_sidecar_of_a_store_is_none_of_the_business_of_servers(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "data") as store:
+        store.set(b"k", b"v")
+        store.backup(tmp_path / "dump.json")
+    directory = BackupDirectory(tmp_path, vfs=RealVfs())
+    assert directory.verify("dump.json", 0).entries == 1
+    directory.write("dump.json", *document())
+    assert directory.verify("dump.json", 0).entries == 0
+
+
+@pytest.mark.parametrize("owner", [b"5", b"null", b'""', b'"' + b"0" * 32 + b'"'])
+def test_a_sidecar_that_names_no_owner_or_another_one_is_kept_and_still_fits(
+    tmp_path: Path, owner: bytes
+) -> None:
+    sidecar = tmp_path / "dump.json.manifest.json"
+    with Store.open(tmp_path / "data") as store:
+        store.backup(tmp_path / "dump.json")
+        before, name, _ = sidecar.read_bytes().partition(b'"source_node_id": ')
+        sidecar.write_bytes(before + name + owner + b"}")
+        with pytest.raises(ForeignBackupError):
+            store.backup(tmp_path / "dump.json")
+        assert store.restore_backup(tmp_path / "dump.json") == 0
+
+
+def document() -> tuple[DocumentWriter, list[bytes]]:
+    writer = DocumentWriter(BackupHeader(created_at_ms=1, source_sequence=1))
+    return writer, [writer.begin(), writer.end()]
 
 
 def test_a_place_that_cannot_be_looked_at_is_a_file_error() -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "DirectoryLockedError",
     "EntryTooLargeError",
     "FileSystemError",
+    "ForeignBackupError",
     "ForeignFormatError",
     "ForeignProcessError",
     "IntegerOverflowError",
@@ -319,6 +320,14 @@ class BackupPathError(BackupError):
     code = "SRV-027"
     name = "Backup Path Rejected"
     _message = "backup path is outside the configured backup directory: {reason}"
+
+
+class ForeignBackupError(BackupError):
+    """A backup of a store would replace what is no earlier one. No file was touched."""
+
+    code = "ENG-011"
+    name = "Invalid Storage Operation"
+    _message = "invalid storage operation: {reason}"
 
 
 class BackupFileError(BackupError):

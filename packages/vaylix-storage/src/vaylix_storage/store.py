@@ -345,7 +345,8 @@ class Store:
 
         It is not encrypted, and any Vaylix can read it. Keys must be UTF-8, or BackupEncodingError.
         Others may read and write meanwhile. In a data directory it may lie in `backups` only, or
-        BackupPathError. Raises BackupError and its subclasses.
+        BackupPathError. It replaces an earlier backup of this store, but nothing else, or
+        ForeignBackupError. Raises BackupError and its subclasses.
         """
         path = Path(path)
         check_backup_path(path, self._engine.directory.path, self._vfs)
@@ -357,7 +358,7 @@ class Store:
                 header = BackupHeader(created_at_ms=now_ms, source_sequence=self._last_index)
                 self._keyspace.abandon_walk()
                 walk = SortedWalk(self._keyspace.begin_walk(), now_ms)
-            writer = DocumentWriter(header)
+            writer = DocumentWriter(header, self._engine.directory.identity.node_id)
             try:
                 directory.write(path.name, writer, self._step_by_step(writer, walk))
             finally:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import UNSET
 
 from vaylix_storage.errors import BackupEncodingError
 from vaylix_storage.logical_backup._sidecar import Sidecar
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "DUMP_HEAD",
     "SOURCE_ENGINE_VERSION",
     "VERSION_WRITTEN",
     "BackupDocument",
@@ -31,6 +33,8 @@ VERSION_WRITTEN: Final = 2
 # The version of the rules of the keyspace, as the published server counts them. Not the storage
 # format: a document does not depend on that.
 SOURCE_ENGINE_VERSION: Final = 3
+# What each document begins with, as it is written here.
+DUMP_HEAD: Final = b'{"version":'
 
 
 class BackupEntry(msgspec.Struct, frozen=True, gc=False):
@@ -80,12 +84,16 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class DocumentWriter:
-    """Writes one document: `begin`, `feed` in key order any number of times, `end`."""
+    """Writes one document: `begin`, `feed` in key order any number of times, `end`.
 
-    __slots__ = ("_digest", "_last_key", "byte_count", "entry_count", "header")
+    With `source_node_id` the sidecar says whose it is, and it replaces no dump of anybody else.
+    """
 
-    def __init__(self, header: BackupHeader) -> None:
+    __slots__ = ("_digest", "_last_key", "byte_count", "entry_count", "header", "source_node_id")
+
+    def __init__(self, header: BackupHeader, source_node_id: str | None = None) -> None:
         self.header = header
+        self.source_node_id = source_node_id
         self.entry_count = 0
         self.byte_count = 0
         self._digest = sha256()
@@ -134,6 +142,7 @@ class DocumentWriter:
             entry_count=self.entry_count,
             byte_len=self.byte_count,
             sha256=self._digest.hexdigest(),
+            source_node_id=self.source_node_id or UNSET,
         )
 
     def _count(self, piece: bytes) -> bytes:

@@ -15,7 +15,14 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from vaylix_storage.errors import BackupError, BackupFileError, BackupPathError
+from vaylix_storage.errors import (
+    BackupError,
+    BackupFileError,
+    BackupPathError,
+    BackupVerificationError,
+    ForeignBackupError,
+)
+from vaylix_storage.logical_backup._document import DUMP_HEAD
 from vaylix_storage.logical_backup._parser import describe, parse_document, verify_document
 from vaylix_storage.logical_backup._sidecar import SIDECAR_SUFFIX, Sidecar
 
@@ -164,10 +171,11 @@ class BackupDirectory:
 
     # Writing
 
-    def create(self, text: str) -> BackupFile:
+    def create(self, text: str, *, owner: str | None = None) -> BackupFile:
         """Begin to write a dump; nothing has its name before `BackupFile.commit`.
 
-        Raises what `resolve_for_writing` raises, and BackupFileError.
+        For an `owner`, a node id, it replaces nothing but an earlier dump of the same one. Raises
+        what `resolve_for_writing` raises, ForeignBackupError, and BackupFileError.
         """
         path = self.resolve_for_writing(text)
         release = self._claim(path, _sidecar_path(path))
@@ -175,6 +183,8 @@ class BackupDirectory:
             with _as_backup_error(path):
                 self._vfs.make_directory(path.parent)
                 self._prepare(path, text)
+                if owner is not None:
+                    self._require_own(path, owner)
                 token = self._random_bytes(_TOKEN_BYTES).hex()
                 return BackupFile(path, token, vfs=self._vfs, release=release)
         except BaseException:
@@ -183,7 +193,7 @@ class BackupDirectory:
 
     def write(self, text: str, writer: DocumentWriter, pieces: Iterable[bytes]) -> Path:
         """Write a whole dump that `writer` makes in `pieces`, and its sidecar; return where."""
-        file = self.create(text)
+        file = self.create(text, owner=writer.source_node_id)
         try:
             for piece in pieces:
                 file.append(piece)
@@ -205,6 +215,22 @@ class BackupDirectory:
                 self._claimed.difference_update(paths)
 
         return release
+
+    def _require_own(self, path: Path, owner: str) -> None:
+        """Refuse to replace what is not known to be a dump of `owner`, and its sidecar.
+
+        A crash can have left a dump without a sidecar, which tells nothing about its owner.
+        """
+        sidecar_path = _sidecar_path(path)
+        if self._vfs.exists(path) and not self._read(path, len(DUMP_HEAD)).startswith(DUMP_HEAD):
+            raise _foreign(path)
+        if self._vfs.exists(sidecar_path):
+            try:
+                sidecar = Sidecar.parse(self._read(sidecar_path, _SIDECAR_BYTES_MAX))
+            except BackupVerificationError as error:
+                raise _foreign(sidecar_path) from error
+            if sidecar.source_node_id != owner:
+                raise _foreign(path)
 
     def _prepare(self, path: Path, text: str) -> None:
         """Refuse to replace what is no file, and remove what crashes have left of this one."""
@@ -298,6 +324,14 @@ class BackupFile:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _foreign(path: Path) -> ForeignBackupError:
+    return ForeignBackupError(
+        "this is no earlier backup of this store, and is not replaced",
+        path=path,
+        remedy="choose another path, or move the file away, and its manifest",
+    )
 
 
 def _create_file(vfs: Vfs, path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vaylix_storage.errors import BackupVerificationError
 from vaylix_storage.logical_backup._strict_json import U32_MAX, Fields, JsonError, parse_json
@@ -18,7 +19,10 @@ _MISMATCH: Final = "backup manifest does not match dump"
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
-    """What belongs to a dump. `byte_len` and `sha256` are those of its bytes."""
+    """What belongs to a dump. `byte_len` and `sha256` are those of its bytes.
+
+    `source_node_id`, which only a store gives, says whose dump it is; it describes nothing.
+    """
 
     manifest_version: int = MANIFEST_VERSION
     backup_version: int
@@ -29,6 +33,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     byte_len: int
     hash_algorithm: str = HASH_ALGORITHM
     sha256: str
+    source_node_id: str | UnsetType = UNSET
 
     def encode(self) -> bytes:
         """Return the content of the file."""
@@ -39,7 +44,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
         """Read the content of the file. Raises BackupVerificationError."""
         try:
             fields = Fields(parse_json(content.decode()), "the manifest")
-            fields.require_once(cls.__struct_fields__)
+            fields.require_once(set(cls.__struct_fields__) - {"source_node_id"})
             return cls(
                 manifest_version=fields.number("manifest_version", U32_MAX),
                 backup_version=fields.number("backup_version", U32_MAX),
@@ -50,6 +55,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
                 byte_len=fields.number("byte_len"),
                 hash_algorithm=fields.text("hash_algorithm"),
                 sha256=fields.text("sha256"),
+                source_node_id=fields.text_or_none("source_node_id") or UNSET,
             )
         except (JsonError, UnicodeDecodeError) as error:
             raise BackupVerificationError(str(error)) from error
@@ -63,7 +69,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
             raise BackupVerificationError(f"unsupported manifest version {self.manifest_version}")
         if self.hash_algorithm != HASH_ALGORITHM:
             raise BackupVerificationError(f"unsupported hash algorithm {self.hash_algorithm}")
-        if self != actual:
+        if msgspec.structs.replace(self, source_node_id=actual.source_node_id) != actual:
             raise BackupVerificationError(
                 _MISMATCH, remedy="the dump or its manifest is not the one that was written"
             )

@@ -123,6 +123,11 @@ class Fields:
             raise JsonError(f"field `{name}` is not a string")
         return value
 
+    def text_or_none(self, name: str) -> str | None:
+        """Return a string, or None where there is none."""
+        value = next((value for found, value in self._object.pairs if found == name), None)
+        return value if isinstance(value, str) else None
+
     def number(self, name: str, maximum: int = U64_MAX) -> int:
         """Return an unsigned whole number."""
         value = self._find(name)
