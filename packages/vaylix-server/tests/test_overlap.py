@@ -373,6 +373,8 @@ async def test_what_is_applied_in_columns_is_what_a_replay_makes_of_it() -> None
     owner.submit_columns((b"a", b"1"), (b"b", b"1"))
     owner.submit_columns((b"a", b"2"), (b"short", b"1"))
     await owner.hear(3)
+    assert entries_of(lab.machine) == entries_of(lab.replayed())
+    assert entries_of(lab.machine)[b"a"] == (b"2", 2, -1)
     owner.submit_columns((b"a", b"3"), (b"n", b"7"))
     owner.submit(log.Incr(b"n"), log.Set(b"a", b"4"))
     owner.submit_columns((b"a", b"5"), (b"b", b"2"))
