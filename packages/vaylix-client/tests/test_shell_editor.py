@@ -98,6 +98,24 @@ def test_ctrl_c_at_the_prompt_ends_the_session_and_keeps_the_history(
     assert file.read_text() == "#V2\nping\n"
 
 
+def test_keys_that_are_no_text_are_reported_and_the_session_goes_on(
+    keyboard: PipeInput, tmp_path: Path
+) -> None:
+    file = tmp_path / "history.txt"
+    out = io.StringIO()
+    with toy_server_thread() as server:
+        settings = shell_settings(Flags(host="127.0.0.1", port=server.port))
+        # As a terminal sends them that is not set to UTF-8.
+        keyboard.send_bytes(b"get caf\xe9\rping\rexit\r")
+        run_shell(settings, Editor(file), out)
+    assert out.getvalue().endswith(
+        "OK\n[CLI-004] Readline Failure: line editor failure: "
+        "stream did not contain valid UTF-8\nPONG\n"
+        "[INFO] [client.session] received local exit command\n"
+    )
+    assert file.read_text() == "#V2\nget caf?\nping\nexit\n"
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [

@@ -21,7 +21,7 @@ from vaylix_client.shell._history import (
     encode_history,
     write_private,
 )
-from vaylix_client.shell._input import InputInterruptedError
+from vaylix_client.shell._input import NOT_TEXT, InputInterruptedError, UnreadableLineError
 from vaylix_protocol import ErrorCode
 from vaylix_protocol.grammar import ROOT_WORDS, command_phrase, completions, usage_hint
 
@@ -122,13 +122,20 @@ class Editor:
             self._history.append_string(line)
 
     def read_line(self) -> str | None:
-        """Return the next line, `None` for Ctrl-D. Raise `InputInterruptedError` for Ctrl-C."""
+        """Return the next line, `None` for Ctrl-D. Raise `InputInterruptedError` for Ctrl-C.
+
+        Raise `UnreadableLineError` for bytes that are no text, which come as lone surrogates.
+        """
         try:
-            return self._session.prompt()
+            line = self._session.prompt()
+            line.encode()
         except EOFError:
             return None
         except KeyboardInterrupt:
             raise InputInterruptedError from None
+        except UnicodeEncodeError as error:
+            raise UnreadableLineError(NOT_TEXT) from error
+        return line
 
     def finish(self) -> None:
         """Save the history."""

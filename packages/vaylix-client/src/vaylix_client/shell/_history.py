@@ -61,11 +61,14 @@ def decode_history(text: str) -> list[str]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace the file in one step, readable by its owner only: history can hold passwords."""
+    """Replace the file in one step, readable by its owner only: history can hold passwords.
+
+    What is no text, as an odd terminal sends it, becomes question marks.
+    """
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.write(text)
     fresh.replace(path)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINE_BYTES_MAX",
+    "NOT_TEXT",
     "InputInterruptedError",
     "LineInput",
     "PipedInput",
@@ -19,6 +20,8 @@ __all__ = [
 
 # No request can be larger than a frame of 8 MiB, so neither can a line that makes sense.
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
+# What the published client says of a line that is not UTF-8.
+NOT_TEXT: Final = "stream did not contain valid UTF-8"
 
 
 class UnreadableLineError(Exception):
@@ -66,7 +69,7 @@ class PipedInput:
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            raise UnreadableLineError("stream did not contain valid UTF-8") from error
+            raise UnreadableLineError(NOT_TEXT) from error
 
     def finish(self) -> None:
         """Nothing to keep."""
