@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vaylix_client import ConfigurationError
+from vaylix_client.blocking._link import SocketLink
 from vaylix_client.shell import main
 from vaylix_client.shell._flags import Flags, shell_settings
 from vaylix_client.shell._input import LINE_BYTES_MAX
@@ -22,6 +23,8 @@ from vaylix_protocol.grammar import OutputMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vaylix_client._session import Outcome
 
 
 @pytest.fixture
@@ -210,6 +213,23 @@ def test_an_interrupt_while_waiting_ends_the_session(server: ToyServer) -> None:
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1
     assert stderr == (
+        "[TRN-013] Transport I/O Failure: transport failure: i/o error: interrupted\n"
+    )
+
+
+def test_an_interrupt_behind_the_answer_ends_the_session_as_one_before_it(
+    server: ToyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange_all = SocketLink.exchange_all
+
+    def interrupted(*arguments: object) -> list[Outcome]:
+        exchange_all(*arguments)  # type: ignore[arg-type] # as they came
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SocketLink, "exchange_all", interrupted)
+    result = _run(server, b"ping\n")
+    assert result.exit_code == 1
+    assert result.stderr == (
         "[TRN-013] Transport I/O Failure: transport failure: i/o error: interrupted\n"
     )
 

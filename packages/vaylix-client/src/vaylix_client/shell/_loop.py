@@ -92,7 +92,9 @@ class _Shell:
         try:
             (outcome,) = self._link.exchange_all([RawCommand(command)], None)
         except KeyboardInterrupt:
-            # Nobody knows how far the request had come; the link has ended the connection.
+            # Nobody knows how far the request had come. The link has ended the connection, unless
+            # it was done with the exchange.
+            self._link.abort(Cause.io_error("interrupted"))
             raise _failure(self._link.lost) from None
         if isinstance(outcome, InvalidCallError):
             _print(self._out, str(outcome))
