@@ -11,6 +11,7 @@ from vaylix_client import MISSING, Call, Client, InvalidCallError, Missing, Page
 from vaylix_client._data_commands import DataCommands
 from vaylix_client.testing import ToyServer, toy_server_thread
 from vaylix_protocol import (
+    Auth,
     Discard,
     Entries,
     Exec,
@@ -74,6 +75,12 @@ def test_methods_keep_names_and_docstrings() -> None:
 def test_transaction_control_cannot_be_sent_by_hand(command: Multi | Exec | Discard) -> None:
     with pytest.raises(InvalidCallError, match="transaction"):
         Call(command, lambda _reply: None)
+
+
+def test_a_login_cannot_be_sent_by_hand_past_the_client_that_has_to_know_of_it() -> None:
+    with pytest.raises(InvalidCallError, match="auth") as caught:
+        Call(Auth("eve", "pw"), lambda _reply: None)
+    assert caught.value.code == "TRN-004"
 
 
 def test_set_options_become_the_request() -> None:

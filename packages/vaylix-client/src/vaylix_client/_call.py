@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from vaylix_client.errors import ClientError, InvalidCallError, server_error
 from vaylix_protocol import (
+    Auth,
     Bool,
     CountReply,
     Discard,
@@ -54,14 +55,21 @@ class Call(Generic[T_co]):
     def __post_init__(self) -> None:
         # Sent as single calls these would let other calls slip into the transaction.
         if isinstance(self.command, Multi | Exec | Discard):
-            what = f"{type(self.command).__name__.upper()}, which is what transaction() is for"
-            raise InvalidCallError.of(ErrorCode.TRN_004, ErrorCode.TRN_004.message(what=what))
+            raise _refused(self.command, "transaction()")
+        # A client has to know who it is: it logs in again, and a pool must not lend the identity.
+        if isinstance(self.command, Auth):
+            raise _refused(self.command, "auth() of a client")
 
     def result(self, outcome: Outcome) -> T_co:
         """Return what the call gives back, or raise the error that `outcome` is or stands for."""
         if isinstance(outcome, ClientError):
             raise outcome
         return self.decode(outcome)
+
+
+def _refused(command: Command, purpose: str) -> InvalidCallError:
+    what = f"{type(command).__name__.upper()}, which is what {purpose} is for"
+    return InvalidCallError.of(ErrorCode.TRN_004, ErrorCode.TRN_004.message(what=what))
 
 
 class Missing(Enum):

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from vaylix_client._link import Link
 from vaylix_client._session import Cause
 from vaylix_client._wire import (
+    check_login,
     dial_error,
-    login_call,
     login_failure,
     new_connection,
     new_request_ids,
     tls_context,
 )
 from vaylix_client.errors import ClientError
+from vaylix_protocol import Auth
 
 if TYPE_CHECKING:
     import ssl
@@ -64,9 +65,8 @@ def _check(failure: Cause | None) -> None:
 
 
 async def _log_in(link: Link, login: tuple[str, str]) -> None:
-    call = login_call(*login)
-    outcome = await link.exchange(call.command, reads_only=False)
+    outcome = await link.exchange(Auth(*login), reads_only=False)
     failure = login_failure(outcome)
     if failure is not None:
         raise failure
-    call.result(outcome)
+    check_login(outcome)

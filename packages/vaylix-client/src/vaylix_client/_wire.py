@@ -9,7 +9,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from vaylix_client._call import Call, nothing
+from vaylix_client._call import nothing
 from vaylix_client._ids import RequestIds
 from vaylix_client._os_errors import describe_os_error
 from vaylix_client.errors import (
@@ -24,7 +24,7 @@ from vaylix_client.errors import (
     unusable_file,
     url_error,
 )
-from vaylix_protocol import Auth, Compression, Connection, ConnectionSettings, Role
+from vaylix_protocol import Compression, Connection, ConnectionSettings, Role
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from vaylix_client._settings import Settings, TlsSettings
 
 __all__ = [
+    "check_login",
     "dial_error",
     "is_login_decided",
-    "login_call",
     "login_failure",
     "new_connection",
     "new_request_ids",
@@ -63,9 +63,11 @@ def new_request_ids() -> RequestIds:
     return RequestIds(lambda: time.time_ns() // 1_000_000, secrets.randbits(73))
 
 
-def login_call(user: str, password: str) -> Call[None]:
-    """Return the call that logs in."""
-    return Call(Auth(user, password), nothing)
+def check_login(outcome: Outcome) -> None:
+    """Raise the error that the outcome of an AUTH is or stands for, if it does."""
+    if isinstance(outcome, ClientError):
+        raise outcome
+    nothing(outcome)
 
 
 def is_login_decided(failure: BaseException) -> bool:

@@ -16,8 +16,9 @@ from vaylix_client._retry import retry_pause_seconds
 from vaylix_client._session import Cause
 from vaylix_client._settings import ConnectOptions, Settings, resolve
 from vaylix_client._transaction import TransactionPlan
-from vaylix_client._wire import is_login_decided, login_call
+from vaylix_client._wire import check_login, is_login_decided
 from vaylix_client.errors import ClientError
+from vaylix_protocol import Auth
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -221,11 +222,9 @@ class Client(AsyncCommands):
         Raise `AuthenticationError`; the identity from before then stays. When no answer tells
         which identity the connection has, it is closed.
         """
-        call = login_call(user, password)
         link = await self._connected()
         try:
-            outcome = await link.exchange(call.command, reads_only=False)
-            call.result(outcome)
+            check_login(await link.exchange(Auth(user, password), reads_only=False))
         except BaseException as error:
             if not is_login_decided(error):
                 link.abort(Cause.io_error("a login was interrupted"))

@@ -16,9 +16,10 @@ from vaylix_client._retry import retry_pause_seconds
 from vaylix_client._session import Cause
 from vaylix_client._settings import ConnectOptions, Settings, resolve
 from vaylix_client._transaction import TransactionPlan
-from vaylix_client._wire import is_login_decided, login_call
-from vaylix_client.blocking._link import SocketLink, dial
+from vaylix_client._wire import check_login, is_login_decided
+from vaylix_client.blocking._link import RawCommand, SocketLink, dial
 from vaylix_client.errors import ClientError
+from vaylix_protocol import Auth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,12 +191,11 @@ class Client(BlockingCommands):
         Raise `AuthenticationError`; the identity from before then stays. When no answer tells
         which identity the connection has, it is closed.
         """
-        call = login_call(user, password)
         with self._turn() as seconds:
             link = self._connected()
             try:
-                (outcome,) = link.exchange_all([call], seconds)
-                call.result(outcome)
+                (outcome,) = link.exchange_all([RawCommand(Auth(user, password))], seconds)
+                check_login(outcome)
             except BaseException as error:
                 if not is_login_decided(error):
                     link.abort(Cause.io_error("a login was interrupted"))

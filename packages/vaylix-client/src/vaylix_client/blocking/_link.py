@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Final
 from vaylix_client._os_errors import describe_os_error
 from vaylix_client._session import Cause, Session
 from vaylix_client._wire import (
+    check_login,
     dial_error,
-    login_call,
     login_failure,
     new_connection,
     new_request_ids,
     tls_context,
 )
 from vaylix_client.errors import ClientError
+from vaylix_protocol import Auth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ _WRITE_BYTES_MAX: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class RawCommand:
-    """A command as the shell sends it: any, MULTI and EXEC included, and shown as it is."""
+    """A command of any kind, AUTH, MULTI and EXEC included, whose reply is taken as it is."""
 
     command: Command
     reads_only: bool = False
@@ -305,12 +306,12 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _log_in(link: SocketLink, login: tuple[str, str], deadline: float) -> None:
-    call = login_call(*login)
-    (outcome,) = link.exchange_all([call], max(0.0, deadline - time.monotonic()))
+    auth = RawCommand(Auth(*login))
+    (outcome,) = link.exchange_all([auth], max(0.0, deadline - time.monotonic()))
     failure = login_failure(outcome)
     if failure is not None:
         raise failure
-    call.result(outcome)
+    check_login(outcome)
 
 
 def _outcome(ticket: Ticket[_Slot]) -> Outcome:
