@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vaylix_client import ConfigurationError, NotSentError, OutcomeUnknownError, Pool
+from vaylix_client import Client, ConfigurationError, NotSentError, OutcomeUnknownError, Pool
 from vaylix_client.errors import (
     AuthenticationError,
     CallTimeoutError,
@@ -220,6 +220,27 @@ async def test_a_closed_pool_refuses_and_interrupts() -> None:
         with pytest.raises(NotSentError, match="closed"):
             await pool.get("a")
         assert pool.size == 0
+
+
+async def test_closing_a_pool_does_not_wait_for_one_connection_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goodbyes = asyncio.Barrier(2)
+    close = Client.close
+
+    async def close_slowly(client: Client) -> None:
+        await goodbyes.wait()
+        await close(client)
+
+    async with ToyServer() as server:
+        pool = Pool(server.url)
+        async with pool.acquire() as first, pool.acquire() as second:
+            await first.open()
+            await second.open()
+        monkeypatch.setattr(Client, "close", close_slowly)
+        async with asyncio.timeout(5):
+            await pool.close()
+        await server.departure()
 
 
 def test_a_pool_of_nothing_is_refused() -> None:

@@ -77,8 +77,8 @@ class Pool(AsyncCommands):
         self._is_closed = True
         clients = [client for client, _ in self._idle] + list(self._lent)
         self._idle.clear()
-        for client in clients:
-            await client.close()
+        # Each may have to wait a second for a peer that does not answer.
+        await asyncio.gather(*(client.close() for client in clients))
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Client]:
