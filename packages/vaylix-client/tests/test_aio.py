@@ -496,3 +496,19 @@ async def test_a_cancelled_pipeline_leaves_a_connection_in_order() -> None:
         server.release()
         assert await client.get("a") == b"1"
         assert server.connection_count == 1
+
+
+async def test_a_cancelled_pipeline_does_not_claim_that_nothing_was_sent() -> None:
+    async with ToyServer() as server, await connect(server.url) as client:
+        server.faults[Incr] = Fault.HOLD
+        pipe = client.pipeline()
+        pending = pipe.incr("n")
+        run = asyncio.create_task(pipe.__aexit__(None, None, None))
+        await server.arrival(2)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        server.release()
+        assert await client.get("n") == b"1"
+        with pytest.raises(RuntimeError, match="has not run to its end"):
+            pending.result()

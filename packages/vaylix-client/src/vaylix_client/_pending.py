@@ -26,10 +26,11 @@ class Pending(Generic[T_co]):
     def result(self) -> T_co:
         """Return the result, or raise the error of this call.
 
-        Raise `RuntimeError` while the batch has not run, or when it was dropped.
+        Raise `RuntimeError` while the batch has not run, or when it was dropped or interrupted;
+        one that was interrupted may have been executed.
         """
         if self._outcome is None:
-            raise RuntimeError("the batch of this call has not run")
+            raise RuntimeError("the batch of this call has not run to its end")
         return self.call.result(self._outcome)
 
     @property
