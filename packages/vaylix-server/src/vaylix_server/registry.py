@@ -91,6 +91,8 @@ class SessionRegistry:
             self._half_sent[member] = size
         if self._half_sent_bytes > HALF_SENT_BYTES_MAX:
             greediest = max(self._half_sent, key=self._half_sent.__getitem__)
+            # It is lost for certain, though that is noticed only after others have been read.
+            self._half_sent_bytes -= self._half_sent.pop(greediest)
             greediest.end("turned out: too much was sent without a login")
             greediest.abort()
 
