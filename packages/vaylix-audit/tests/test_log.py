@@ -292,8 +292,9 @@ def test_a_log_on_the_disk_is_locked_and_goes_on_after_closing(tmp_path: Path) -
     path = tmp_path / "audit.log"
     log = AuditLog.open(path, signer=SIGNER)
     log.append([event(1)])
-    with pytest.raises(AuditLogInUseError):
+    with pytest.raises(AuditLogInUseError, match="another process, or this one, has") as caught:
         AuditLog.open(path, signer=SIGNER)
+    assert caught.value.remedy == "stop or close what uses it, or choose another file"
     assert check_log(path, signer=SIGNER).unprotected_count == 1
     log.close()
     log = AuditLog.open(path, signer=SIGNER)

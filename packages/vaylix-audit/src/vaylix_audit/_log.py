@@ -368,7 +368,7 @@ def _open_locked(path: Path, file_system: FileSystem, stack: ExitStack) -> File:
 
 def _in_use(path: Path) -> AuditLogInUseError:
     return AuditLogInUseError(
-        "somebody else has the audit log open",
+        "another process, or this one, has the audit log open",
         path=path,
-        remedy="stop the other process, or choose another file",
+        remedy="stop or close what uses it, or choose another file",
     )
