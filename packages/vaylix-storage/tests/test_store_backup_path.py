@@ -1,9 +1,10 @@
-"""Where a store lets a backup be written: anywhere but among its own files."""
+"""Where a store lets a backup be written: where it harms neither data nor backups of others."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_only_an_earlier_backup_of_the_same_store_is_replaced(tmp_path: Path) ->
         assert store.get(b"k") == b"v"
 
 
+def test_a_backup_that_another_store_finishes_meanwhile_is_kept(tmp_path: Path) -> None:
+    def slowly(pieces: list[bytes]) -> Iterator[bytes]:
+        yield pieces[0]
+        BackupDirectory(tmp_path, vfs=RealVfs()).write("dump.json", *document("b" * 32))
+        yield pieces[1]
+
+    directory = BackupDirectory(tmp_path, vfs=RealVfs())
+    writer, pieces = document("a" * 32)
+    with pytest.raises(ForeignBackupError):
+        directory.write("dump.json", writer, slowly(pieces))
+    assert b'"source_node_id": "bbbb' in (tmp_path / "dump.json.manifest.json").read_bytes()
+    assert directory.verify("dump.json", 0).entry_count == 0
+
+
 def test_a_dump_that_a_crash_has_left_without_its_sidecar_is_replaced(tmp_path: Path) -> None:
     dump = tmp_path / "dump.json"
     with Store.open(tmp_path / "data") as store:
@@ -145,8 +160,8 @@ def test_a_sidecar_that_names_no_owner_or_another_one_is_kept_and_still_fits(
         assert store.restore_backup(tmp_path / "dump.json") == 0
 
 
-def document() -> tuple[DocumentWriter, list[bytes]]:
-    writer = DocumentWriter(BackupHeader(created_at_ms=1, source_sequence=1))
+def document(owner: str | None = None) -> tuple[DocumentWriter, list[bytes]]:
+    writer = DocumentWriter(BackupHeader(created_at_ms=1, source_sequence=1), owner)
     return writer, [writer.begin(), writer.end()]
 
 

@@ -183,8 +183,7 @@ class BackupDirectory:
             with _as_backup_error(path):
                 self._vfs.make_directory(path.parent)
                 self._prepare(path, text)
-                if owner is not None:
-                    self._require_own(path, owner)
+                self._require_own(path, owner)
                 token = self._random_bytes(_TOKEN_BYTES).hex()
                 return BackupFile(path, token, vfs=self._vfs, release=release)
         except BaseException:
@@ -197,6 +196,9 @@ class BackupDirectory:
         try:
             for piece in pieces:
                 file.append(piece)
+            # Another process, or another store, may have finished one meanwhile.
+            with _as_backup_error(file.path):
+                self._require_own(file.path, writer.source_node_id)
             file.commit(writer.sidecar())
         except BaseException:
             file.abandon()
@@ -216,11 +218,13 @@ class BackupDirectory:
 
         return release
 
-    def _require_own(self, path: Path, owner: str) -> None:
-        """Refuse to replace what is not known to be a dump of `owner`, and its sidecar.
+    def _require_own(self, path: Path, owner: str | None) -> None:
+        """Refuse to replace what is not known to be a dump of `owner`, if any, and its sidecar.
 
         A crash can have left a dump without a sidecar, which tells nothing about its owner.
         """
+        if owner is None:
+            return
         sidecar_path = _sidecar_path(path)
         if self._vfs.exists(path) and not self._read(path, len(DUMP_HEAD)).startswith(DUMP_HEAD):
             raise _foreign(path)
