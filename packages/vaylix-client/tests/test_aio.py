@@ -332,6 +332,18 @@ async def test_a_closed_client_refuses_calls_and_interrupts_those_in_flight() ->
         await client.close()
 
 
+async def test_a_close_that_is_cancelled_has_closed_the_connection() -> None:
+    async with ToyServer() as server:
+        client = await connect(server.url)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await server.departure()
+        assert not client.is_connected
+
+
 async def test_a_server_that_does_not_read_holds_back_requests_as_not_sent() -> None:
     """The transport's buffer fills up, writing pauses, and what waits can still be withdrawn."""
     options: ConnectOptions = {"call_timeout_seconds": 0.5, "compression": False}

@@ -210,7 +210,9 @@ class Client(AsyncCommands):
     async def close(self) -> None:
         """Close the connection. Calls without an answer end as interrupted; later ones too."""
         self._is_closed = True
-        if self._dialling is not None:
+        # One that has ended is not waited for: a cancellation in that turn of the loop would leave
+        # its connection open.
+        if self._dialling is not None and not self._dialling.task.done():
             self._dialling.task.cancel()
             await asyncio.wait({self._dialling.task})
         if self._link is not None:
