@@ -108,6 +108,13 @@ def test_any_text_can_be_written_in_quotes(key: str, value: str) -> None:
     assert command == Set(key.encode(), value.encode())
 
 
+@pytest.mark.parametrize("line", ["GET \udce9", "SCAN 0 MATCH \udce9", "AUTH a \udce9", "\udce9"])
+def test_a_line_that_is_no_text_is_refused_as_a_line(line: str) -> None:
+    with pytest.raises(CommandError, match="utf-8") as refusal:
+        parse_command(line)
+    assert refusal.value.error_code.code == "TRN-012"
+
+
 def test_only_ascii_letters_are_folded() -> None:
     assert parse_command("GeT Key") == Get(b"Key")
     with pytest.raises(CommandError, match="unknown command: \u212aeys"):

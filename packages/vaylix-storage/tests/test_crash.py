@@ -381,11 +381,30 @@ def test_poisoned_log_refuses_everything_with_the_first_cause() -> None:
     assert log.durable_index == 0
 
 
+def test_a_log_that_was_interrupted_says_by_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt has no text, and is no cause of itself."""
+    log = open_log(MemoryVfs())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vaylix_storage._segment.SegmentWriter.append", interrupted)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        log.append([make_batch(1)])
+    assert interrupt.value.__cause__ is None
+    with pytest.raises(LogPoisonedError, match="earlier failure: KeyboardInterrupt"):
+        log.append([make_batch(1)])
+
+
 def test_planted_log_that_goes_on_after_a_failed_sync_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Planted bug, weaknesses 10 and 37: a failure is told, and forgotten."""
-    monkeypatch.setattr(Log, "_poison", lambda _log, error: LogPoisonedError(str(error)))
+
+    def tell(_log: Log, error: BaseException) -> None:
+        raise LogPoisonedError(str(error)) from error
+
+    monkeypatch.setattr(Log, "_poison", tell)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_poisoned_log_refuses_everything_with_the_first_cause()
 

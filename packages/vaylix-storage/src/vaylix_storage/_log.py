@@ -243,7 +243,8 @@ class Log:
             start = writer.position
             writer.append(body)
         except BaseException as error:
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
         self._chain.active.extend(start, writer.position, batches)
         for batch in batches:
             self._terms.note(batch.first_index, batch.term)
@@ -260,7 +261,8 @@ class Log:
             try:
                 self._chain.writer.sync()
             except BaseException as error:
-                raise self._poison(error) from error
+                self._poison(error)
+                raise
             self._must_sync = False
             self._durable_index = self._chain.active.last_index
 
@@ -275,7 +277,8 @@ class Log:
         try:
             self._rotate()
         except BaseException as error:
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
 
     def truncate_after(self, index: int) -> None:
         """Remove all entries after `index`, durably: a new segment says where the old one stops.
@@ -293,7 +296,8 @@ class Log:
         except StorageError:
             raise
         except BaseException as error:
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
         self._terms.cut_after(index)
         self._all_is_durable()
 
@@ -309,7 +313,8 @@ class Log:
         try:
             self._chain.reset(index, self._hard_state)
         except BaseException as error:
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
         self._terms = terms_after(index, term)
         self._base_index = index
         self._all_is_durable()
@@ -326,7 +331,8 @@ class Log:
             removed = self._chain.remove_before(index)
         except BaseException as error:
             # A removal whose sync failed may come undone, and the next one would leave a hole.
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
         if removed:
             self._terms.forget_before(self.first_index - 1)
         return removed
@@ -347,7 +353,8 @@ class Log:
                 self._chain.close_cleanly()
             self._let_go()
         except OSError as error:
-            raise self._poison(error) from error
+            self._poison(error)
+            raise
 
     def abandon(self) -> None:
         """Let go of the file as it is, as a kill would; the next start recovers.
@@ -387,8 +394,9 @@ class Log:
 
     def _check_usable(self) -> None:
         if self._failure is not None:
+            what = str(self._failure) or type(self._failure).__name__
             raise LogPoisonedError(
-                f"the log stopped at an earlier failure: {self._failure}",
+                f"the log stopped at an earlier failure: {what}",
                 remedy="restart this node; recovery reads back what is on the disk",
             ) from self._failure
         if self._is_closed:
@@ -404,19 +412,18 @@ class Log:
             self._has_let_go = True
             self._chain.writer.close()
 
-    def _poison(self, error: BaseException) -> BaseException:
-        """Stop for good; return what to raise: the error itself unless it comes from the disk.
+    def _poison(self, error: BaseException) -> None:
+        """Stop for good; raises LogPoisonedError for an error that comes from the disk.
 
         Also for an interrupt in the middle of a write: the bytes may be there, so writing another
         frame in their place would use a nonce twice.
         """
         self._failure = error
-        if not isinstance(error, OSError):
-            return error
-        return LogPoisonedError(
-            f"a write to the log failed: {error}",
-            remedy="restart this node; recovery reads back what is on the disk",
-        )
+        if isinstance(error, OSError):
+            raise LogPoisonedError(
+                f"a write to the log failed: {error}",
+                remedy="restart this node; recovery reads back what is on the disk",
+            ) from error
 
     def _is_full(self) -> bool:
         bound = self._options.segment_bytes_max

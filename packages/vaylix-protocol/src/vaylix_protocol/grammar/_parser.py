@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from vaylix_protocol import commands as c
 from vaylix_protocol._primitives import encode_text
-from vaylix_protocol.errors import CommandError, ErrorCode
+from vaylix_protocol.errors import CommandError, ErrorCode, LocalProtocolError
 from vaylix_protocol.grammar._errors import bad_option, parse_number, wrong_arity
 from vaylix_protocol.grammar._lexer import fold, tokenize
 from vaylix_protocol.grammar._options import parse_getex, parse_scan, parse_set
@@ -29,8 +29,13 @@ Parser: TypeAlias = Callable[[Tokens], ParsedCommand]
 def parse_command(line: str) -> c.Command | c.LocalCommand:
     """Return the command that `line` asks for.
 
-    Raise CommandError, whose message is meant for the user: CMD-001 to CMD-006 and CMD-008.
+    Raise CommandError, whose message is meant for the user: CMD-001 to CMD-006 and CMD-008, or
+    TRN-012 for a lone surrogate, which no byte stands for.
     """
+    try:
+        encode_text(line)
+    except LocalProtocolError as error:
+        raise CommandError.of(error.error_code) from None
     tokens = tokenize(line)
     if not tokens:
         raise CommandError.of(ErrorCode.CMD_001)
