@@ -176,10 +176,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly, in sources and tests."""
+    """Check types, strictly, in sources, tests and benchmarks."""
     _sync(session, "types")
     for package in PACKAGES:
-        session.run("mypy", f"packages/{package}/src", f"packages/{package}/tests")
+        parts = [Path("packages", package, part) for part in ("src", "tests", "benchmarks")]
+        session.run("mypy", *(str(part) for part in parts if part.is_dir()))
     session.run("mypy", "tests", "scripts")
 
 

@@ -21,6 +21,7 @@ from vaylix_storage import (
     BatchKind,
     Engine,
     Keyspace,
+    KeyspaceDump,
     KeyspaceLoader,
     SnapshotMeta,
 )
@@ -73,7 +74,7 @@ def take(path: Path, key_count: int, *, expiring: bool) -> None:
     last = batches[-1]
     del batches
     started = time.perf_counter()
-    dump = keyspace.begin_dump()
+    dump = KeyspaceDump(keyspace.begin_walk())
     worst = time.perf_counter() - started
     began_ms = worst * 1e3
     in_steps = 0.0
