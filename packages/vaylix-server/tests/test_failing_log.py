@@ -21,6 +21,7 @@ from vaylix_server.interfaces import AckMode, Progress, StorageBackend, StorageR
 from vaylix_server.session import Session
 from vaylix_server.settings import Settings
 from vaylix_server.testing import serve_in_memory
+from vaylix_server.weights import SESSION_WEIGHT_MAX, VALUE_WEIGHT
 from vaylix_server.write_path import UNANSWERED_BATCHES_MAX
 from vaylix_storage import Batch
 from vaylix_storage.backend import LogPort, Storage
@@ -388,6 +389,34 @@ async def test_a_reply_too_large_for_its_client_ends_that_connection_only(tmp_pa
         other.send(vtp.Set(b"d", b"4"))
         assert isinstance(await other.receive(), ErrorReply)
         await failing.closed.wait()
+
+
+async def test_gets_behind_a_slow_write_are_bounded_and_keep_their_order(tmp_path: Path) -> None:
+    backend = FailingBackend()
+    async with serve_in_memory(tmp_path, FAILING, extra_plugins=[backend]) as server:
+        client = await server.login()
+        for number in range(10):
+            assert await client.ask(vtp.Set(b"%d" % number, b"%d" % number)) == Ok()
+        assert backend.log is not None
+        backend.log.go_on.clear()
+        commands: list[vtp.Command] = [vtp.Set(b"k", b"v")]
+        commands += [vtp.Get(b"%d" % (number % 11)) for number in range(1_000)]
+        stream = [
+            client.connection.send_request(number.to_bytes(16, "big"), command)
+            for number, command in enumerate(commands)
+        ]
+        client.send_bytes(b"".join(stream))
+        while not server.server.services.write_path._persisting:
+            await asyncio.sleep(0)
+        (session,) = server.server._registry._members
+        assert isinstance(session, Session)
+        assert SESSION_WEIGHT_MAX <= session._in_flight_weight < SESSION_WEIGHT_MAX + VALUE_WEIGHT
+        backend.log.go_on.set()
+        assert await client.receive() == Ok()
+        for number in range(1_000):
+            value = number % 11
+            expected = vtp.NotFound() if value == 10 else Value(b"%d" % value)
+            assert await client.receive() == expected
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Owner:
         run = Run(self, "")
         ids = [bytes(16)] * len(pairs)
         sets = vtp.SetRun(ids, [key for key, _ in pairs], [value for _, value in pairs])
-        run.add_sets(sets, [log.Set(key, value) for key, value in pairs], 100)
+        run.add_sets(sets)
         self._path.submit(run)
 
     def settle(self, run: Run, results: list[Result]) -> None:
@@ -314,6 +314,37 @@ async def test_a_defect_of_one_session_keeps_nobody_behind_it_waiting() -> None:
     async with asyncio.timeout(10):
         await lab.path.drain()
     assert owner.told == [[Answer.OK]]
+    lab.path.close()
+
+
+@pytest.mark.parametrize(
+    ("readers", "is_inline"),
+    [
+        ([], True),
+        (["writer", "writer"], True),
+        (["other"], False),
+        (["writer", "other"], False),
+        (["other", "writer"], False),
+        (["other", "third"], False),
+    ],
+)
+async def test_the_loop_does_not_sync_while_others_could_be_served(
+    readers: list[str], is_inline: bool
+) -> None:
+    lab = Lab(QUICK)
+    lab.path._gate = SyncGate(window=0)
+    owners = {name: Owner(lab.path) for name in ("writer", "other", "third")}
+    writer = owners["writer"]
+    lab.log.go_on.release(2)
+    for name in readers:
+        lab.path.note_reader(owners[name])
+    writer.submit(log.Set(b"k", b"1"))
+    await writer.hear(1)
+    # Only who was served since the last batch counts.
+    writer.submit(log.Set(b"k", b"2"))
+    await writer.hear(2)
+    loop = threading.main_thread()
+    assert [thread is loop for thread in lab.log.synced_by] == [is_inline, True]
     lab.path.close()
 
 

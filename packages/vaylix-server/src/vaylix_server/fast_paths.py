@@ -50,9 +50,8 @@ def payload_bytes(run: SetRun) -> int:
     return total
 
 
-def split_gets(run: GetRun) -> tuple[GetRun, GetRun | None]:
-    """Return what may be looked up before the transport is asked again, and the rest."""
-    count = GETS_AT_ONCE_MAX
+def split_gets(run: GetRun, count: int) -> tuple[GetRun, GetRun | None]:
+    """Return the first `count` GETs, and the rest."""
     if len(run.keys) <= count:
         return run, None
     rest = GetRun(run.request_ids[count:], run.keys[count:])

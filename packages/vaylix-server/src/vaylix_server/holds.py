@@ -19,10 +19,16 @@ class Hold(enum.Flag):
     """Why a session does not work on requests."""
 
     NOTHING = 0
+    # The client does not take its replies fast enough; the transport says so.
     OUTPUT = enum.auto()
+    # What it has asked for and not been answered weighs more than `SESSION_WEIGHT_MAX`.
     IN_FLIGHT = enum.auto()
+    # All sessions together have more under way than the write path takes.
     ROOM = enum.auto()
+    # AUTH decides what may come next, and a snapshot, backup or restore must not be overtaken by
+    # what stands behind it.
     BARRIER = enum.auto()
+    # It is being closed, or has been lost.
     ENDING = enum.auto()
 
 

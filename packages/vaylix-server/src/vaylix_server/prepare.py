@@ -18,6 +18,8 @@ from vaylix_storage import commands as log
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from vaylix_server.metrics import Metrics
+
 __all__ = ["PREPARE", "is_write", "prepare_set", "reply_of", "result_bytes", "send_result"]
 
 _CONDITIONS = {
@@ -143,9 +145,15 @@ def reply_of(command: log.Command, result: Result) -> vtp.Reply:
 
 
 def send_result(
-    connection: vtp.Connection, request_id: bytes, command: log.Command, result: Result
+    connection: vtp.Connection,
+    metrics: Metrics,
+    request_id: bytes,
+    command: log.Command,
+    result: Result,
 ) -> bytes:
     """Return the bytes of the reply to a command; LocalProtocolError when it is too large."""
+    if isinstance(result, ExecResult):
+        metrics.transactions_committed += 1
     negotiation = connection.negotiation
     assert negotiation is not None
     if result_bytes(result) > negotiation.max_frame_bytes:

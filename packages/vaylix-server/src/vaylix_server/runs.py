@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from vaylix_server.fast_paths import payload_bytes
+from vaylix_storage.commands import Get, Set
+
 if TYPE_CHECKING:
-    from vaylix_protocol import ErrorReply, SetRun
+    from vaylix_protocol import ErrorReply, GetRun, SetRun
     from vaylix_storage import Result
     from vaylix_storage.commands import Command
 
@@ -58,29 +61,41 @@ class Run:
         # What the owner charges itself for the run until it is settled; its own unit.
         self.weight = 0
 
-    def add_write(self, request_id: bytes, command: Command, payload_bytes: int) -> None:
+    def add_write(self, request_id: bytes, command: Command, command_bytes: int) -> None:
         """Append a command that is logged."""
         self.plain = None
         self.request_ids.append(request_id)
         self.commands.append(command)
         if self.logged is not self.commands:
             self.logged.append(command)
-        self.payload_bytes += payload_bytes
+        self.payload_bytes += command_bytes
 
-    def add_sets(self, sets: SetRun, commands: list[Command], payload_bytes: int) -> None:
-        """Append SETs, which `commands` are, too."""
-        assert len(commands) == len(sets.keys)
+    def add_sets(self, sets: SetRun) -> int:
+        """Append SETs; return what they took on the wire."""
         self.plain = None if self.commands else sets
         self.request_ids += sets.request_ids
+        commands = list(map(Set, sets.keys, sets.values))
         self.commands += commands
         if self.logged is not self.commands:
             self.logged += commands
-        self.payload_bytes += payload_bytes
+        sets_bytes = payload_bytes(sets)
+        self.payload_bytes += sets_bytes
+        return sets_bytes
+
+    def add_gets(self, gets: GetRun) -> None:
+        """Append GETs that are applied in their place but not logged."""
+        self._log_apart()
+        self.request_ids += gets.request_ids
+        self.commands += map(Get, gets.keys)
 
     def add_read(self, request_id: bytes, command: Command) -> None:
         """Append a command that is applied in its place but not logged."""
+        self._log_apart()
+        self.request_ids.append(request_id)
+        self.commands.append(command)
+
+    def _log_apart(self) -> None:
+        """Keep what is logged in a list of its own: what comes now is not."""
         self.plain = None
         if self.logged is self.commands:
             self.logged = self.commands.copy()
-        self.request_ids.append(request_id)
-        self.commands.append(command)

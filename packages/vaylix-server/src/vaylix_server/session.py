@@ -21,16 +21,8 @@ Flow control
 
 A session stops working on requests while any of the reasons in `Hold` stands. What it has
 received and not worked on waits in `_stalled`; reading is paused meanwhile, so that is never more
-than what a few reads brought. The reasons:
-
-* the client does not take its replies fast enough (the transport says so);
-* what it has asked for and not been answered weighs more than `SESSION_WEIGHT_MAX`;
-* all sessions together have more under way than the write path takes;
-* a barrier is being worked on: AUTH decides what may come next, and a snapshot, backup or restore
-  must not be overtaken by what stands behind it.
-
-A client that does not read, half-sends or says nothing so costs a bounded amount of memory, and
-nobody else waits for it.
+than what a few reads brought. A client that does not read, half-sends or says nothing so costs a
+bounded amount of memory, and nobody else waits for it.
 """
 
 from __future__ import annotations
@@ -62,20 +54,21 @@ from vaylix_server.fast_paths import (
     GETS_AT_ONCE_MAX,
     OUT_BYTES_MAX,
     fits,
-    payload_bytes,
     split_gets,
     split_sets,
 )
 from vaylix_server.holds import Hold, tune
 from vaylix_server.prepare import is_write, send_result
 from vaylix_server.runs import Run
+from vaylix_server.silence import SilenceTimer
 from vaylix_server.weights import (
     SESSION_WEIGHT_MAX,
+    VALUE_WEIGHT,
     WEIGHT_BYTES,
     command_weight,
     frame_weight,
 )
-from vaylix_storage import Answer, ExecResult, Result
+from vaylix_storage import Answer, Result
 from vaylix_storage import commands as log
 
 if TYPE_CHECKING:
@@ -87,8 +80,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-# How long a closing connection may take to send what it still has.
-LINGER_SECONDS: Final = 10.0
+# How long a closing connection may take to send what it still has. (Tests shorten it, which has no
+# effect on compiled modules where it is Final.)
+LINGER_SECONDS = 10.0
 _HEALTH_CHECK: Final = "vaylix-healthcheck"
 # Named once: else a union would be made, and an enum searched, for each request.
 _RUNS: Final = (GetRun, SetRun)
@@ -127,10 +121,10 @@ class Session:
         self._is_muted = False
         # The time that reads see, taken once for all requests of a read.
         self._now_ms = 0
-        # When the client last asked something, or was last answered; for the idle timeout.
-        self._last_active = 0.0
         self._last_buffered_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        # Silent since the client last asked something, or was last answered.
+        self._silence = SilenceTimer(services.loop, self._is_busy, self._end_silence)
+        self._linger: asyncio.TimerHandle | None = None
         self._client_name = ""
         self.number = 0
         self.peer = "unknown"
@@ -148,9 +142,8 @@ class Session:
             self.peer = f"{address}:{peername[1]}"
         self._dispatcher = Dispatcher(self._services, self, address)
         tune(transport)
-        self._last_active = self._loop_time()
         self._registry.add(self)
-        self._arm_timer(self._services.settings.handshake_timeout_seconds)
+        self._silence.start(self._services.settings.handshake_timeout_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what waited for the client; what was submitted is settled all the same."""
@@ -162,8 +155,9 @@ class Session:
         self._close_run()
         self._stalled.clear()
         self._out.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._silence.stop()
+        if self._linger is not None:
+            self._linger.cancel()
         self._registry.remove(self)
 
     def eof_received(self) -> bool:
@@ -205,22 +199,16 @@ class Session:
             self._write_out()
             # Close lets the transport send what it still has, but not for ever.
             self._transport.close()
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._services.loop.call_later(LINGER_SECONDS, self.abort)
+            self._silence.stop()
+            if self._linger is None:
+                self._linger = self._services.loop.call_later(LINGER_SECONDS, self.abort)
 
-    # Timers.
+    # Silence.
 
-    def _arm_timer(self, seconds: float) -> None:
-        self._timer = self._services.loop.call_later(seconds, self._check_silence, seconds)
+    def _is_busy(self) -> bool:
+        return bool(self._queue) or bool(self._holds & ~Hold.OUTPUT) or self._is_taking()
 
-    def _check_silence(self, limit_seconds: float) -> None:
-        """Close a connection that said nothing for the limit; else look again when it is due."""
-        silent = self._loop_time() - self._last_active
-        working = bool(self._queue) or bool(self._holds & ~Hold.OUTPUT) or self._is_taking()
-        if silent < limit_seconds or working:
-            self._arm_timer(limit_seconds if working else limit_seconds - silent)
-            return
+    def _end_silence(self) -> None:
         self._metrics.idle_disconnects += 1
         self.abort()
 
@@ -257,7 +245,7 @@ class Session:
         dispatcher.refresh_rights()
         if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, self._limits):
             return False
-        self._last_active = self._loop_time()
+        self._silence.last_active = self._loop_time()
         if isinstance(run, GetRun):
             if self._queue or not dispatcher.reads_at_once:
                 return False
@@ -275,7 +263,7 @@ class Session:
         return True
 
     def _take(self, events: Sequence[Event]) -> None:
-        self._last_active = self._loop_time()
+        self._silence.last_active = self._loop_time()
         if not self._is_held:
             self._work(events)
             if self._connection.has_more:
@@ -317,10 +305,16 @@ class Session:
         if not fits(run, self._limits):
             return run.requests()
         if isinstance(run, GetRun):
-            if self._queue or not dispatcher.reads_at_once:
+            if not dispatcher.reads_at_once:
                 return run.requests()
-            part, rest = split_gets(run)
-            self._answer_gets(part)
+            if self._queue:
+                # One may pass what is left, as with any other request.
+                room = SESSION_WEIGHT_MAX - self._in_flight_weight
+                gets, rest = split_gets(run, -(-room // VALUE_WEIGHT))
+                self._take_gets(gets)
+            else:
+                gets, rest = split_gets(run, GETS_AT_ONCE_MAX)
+                self._answer_gets(gets)
         else:
             if not dispatcher.writes_at_once:
                 return run.requests()
@@ -333,6 +327,7 @@ class Session:
         ids, keys = run.request_ids, run.keys
         self._metrics.requests += len(keys)
         self._metrics.reads_at_once += len(keys)
+        self._write_path.note_reader(self)
         try:
             if len(keys) != 1:
                 frames = connection.send_values(ids, keyspace.values(keys, now_ms))
@@ -354,11 +349,16 @@ class Session:
         self._out_bytes += len(frames)
 
     def _take_sets(self, run: SetRun) -> None:
-        commands: list[log.Command] = list(map(log.Set, run.keys, run.values))
-        run_bytes = payload_bytes(run)
-        self._open_run().add_sets(run, commands, run_bytes)
-        self._charge_run(len(commands) + run_bytes // WEIGHT_BYTES)
-        self._metrics.requests += len(commands)
+        run_bytes = self._open_run().add_sets(run)
+        self._charge_run(len(run.keys) + run_bytes // WEIGHT_BYTES)
+        self._metrics.requests += len(run.keys)
+
+    def _take_gets(self, run: GetRun) -> None:
+        """Answer GETs behind the writes before them."""
+        self._open_run().add_gets(run)
+        self._charge_run(VALUE_WEIGHT * len(run.keys))
+        self._metrics.requests += len(run.keys)
+        self._metrics.reads_behind_writes += len(run.keys)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ClientHello):
@@ -383,11 +383,9 @@ class Session:
             self.end("asked for a protocol version that is not spoken here")
             return
         self._registry.admit(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._silence.stop()
         if services.settings.idle_timeout_seconds is not None:
-            self._arm_timer(services.settings.idle_timeout_seconds)
+            self._silence.start(services.settings.idle_timeout_seconds)
 
     def _judge_speed(self, started: float, requests: int) -> None:
         """Count slow commands; those that are answered together are as slow as all of them."""
@@ -470,9 +468,10 @@ class Session:
             self._charge_run(command_weight(command))
             return
         self._metrics.reads_at_once += 1
+        self._write_path.note_reader(self)
         result = self._keyspace.apply((command,), self._now_ms, want_results=True)[0]
         try:
-            frame = self._encode(request_id, command, result)
+            frame = send_result(self._connection, self._metrics, request_id, command, result)
         except LocalProtocolError as error:
             self.end(error.described)
             return
@@ -540,16 +539,17 @@ class Session:
         parts = zip(run.request_ids, run.commands, results, strict=True)
         try:
             for request_id, command, result in parts:
-                self._out.append(self._encode(request_id, command, result))
+                if type(result) is bytes:
+                    self._out.append(self._connection.send_value(request_id, result))
+                elif result is _OK:
+                    self._out.append(self._connection.send_ok(request_id))
+                else:
+                    self._out.append(
+                        send_result(self._connection, self._metrics, request_id, command, result)
+                    )
         except LocalProtocolError as error:
             self._is_muted = True
             self.end(error.described)
-
-    def _encode(self, request_id: bytes, command: log.Command, result: Result) -> bytes:
-        """Encode the reply to a command; raises LocalProtocolError when it is too large."""
-        if isinstance(result, ExecResult):
-            self._metrics.transactions_committed += 1
-        return send_result(self._connection, request_id, command, result)
 
     def fail(self, run: Run, reply: ErrorReply) -> None:
         """Answer every write of the run with the same error, and the reads in between."""
@@ -563,7 +563,9 @@ class Session:
                     self._out.append(self._connection.send_reply(request_id, reply))
                     continue
                 results = self._keyspace.apply((command,), now_ms, want_results=True)
-                self._out.append(self._encode(request_id, command, results[0]))
+                self._out.append(
+                    send_result(self._connection, self._metrics, request_id, command, results[0])
+                )
         except LocalProtocolError as error:
             self._is_muted = True
             self.end(error.described)
@@ -573,7 +575,7 @@ class Session:
         """Send what was settled, and go on with what waited for it."""
         self._write_out()
         if not self._queue:
-            self._last_active = self._loop_time()
+            self._silence.last_active = self._loop_time()
         if not self._is_held:
             return
         if self._holds & Hold.IN_FLIGHT and self._in_flight_weight < SESSION_WEIGHT_MAX:

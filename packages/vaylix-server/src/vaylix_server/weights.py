@@ -11,22 +11,23 @@ from typing import Final
 
 from vaylix_storage import commands as log
 
-__all__ = ["SESSION_WEIGHT_MAX", "WEIGHT_BYTES", "command_weight", "frame_weight"]
+__all__ = ["SESSION_WEIGHT_MAX", "VALUE_WEIGHT", "WEIGHT_BYTES", "command_weight", "frame_weight"]
 
 SESSION_WEIGHT_MAX: Final = 1024
 WEIGHT_BYTES: Final = 1024
-_VALUE_WEIGHT: Final = 16
+# Of a command that returns a value.
+VALUE_WEIGHT: Final = 16
 _RETURNS_A_VALUE: Final = (log.Get, log.GetDel, log.GetEx)
 
 
 def command_weight(command: log.Command) -> int:
     """Return the weight of a command without its payload."""
     if isinstance(command, log.Set):
-        return 1 if command.options is None else _VALUE_WEIGHT
+        return 1 if command.options is None else VALUE_WEIGHT
     if isinstance(command, _RETURNS_A_VALUE):
-        return _VALUE_WEIGHT
+        return VALUE_WEIGHT
     if isinstance(command, log.MGet):
-        return _VALUE_WEIGHT * len(command.keys)
+        return VALUE_WEIGHT * len(command.keys)
     if isinstance(command, log.List | log.Scan):
         return SESSION_WEIGHT_MAX
     if isinstance(command, log.Exec):

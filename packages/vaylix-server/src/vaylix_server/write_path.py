@@ -22,11 +22,12 @@ max(2 S, C), which is less when S < C. Reading is about half of C, so a batch st
 once the loop has been gathering it for S / 2, which never happens on a disk for which that would be
 wrong. The way to another thread has its price, too: what is not worth it is left to the turn.
 
-Who writes. Where the loop syncs itself (see `SyncGate`), it does everything. Else only the sync is
-left to the log thread: each step that the thread takes in Python waits until the loop lets go of
-the interpreter, half a millisecond while it applies a batch, and there were five of them. Sealing
-and writing a small batch costs the loop less than that costs the batch. A large one, and one for
-which the log must end a segment first, are the thread's altogether.
+Who writes. The loop syncs itself where the disk is quick (see `SyncGate`) and where nobody else is
+kept waiting: since the last batch nobody was answered but those who wait for this one. Else only
+the sync is left to the log thread: each step that the thread takes in Python waits until the loop
+lets go of the interpreter, half a millisecond while it applies a batch, and there were five of
+them. Sealing and writing a small batch costs the loop less than that costs the batch. A large one,
+and one for which the log must end a segment first, are the thread's altogether.
 
 A run may also hold reads that stand behind a write of their own connection: they are applied in
 their place and not logged.
@@ -72,7 +73,8 @@ if TYPE_CHECKING:
 __all__ = ["WritePath"]
 
 GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
-GATHERED_COMMANDS_MAX: Final = 65_536
+# Tests lower it, which has no effect on compiled modules where it is Final.
+GATHERED_COMMANDS_MAX = 65_536
 # Batches that are applied and that the ack mode holds back.
 UNANSWERED_BATCHES_MAX: Final = 64
 # A batch is worth the way to the log thread and back, which costs a few hundred microseconds, when
@@ -136,6 +138,9 @@ class WritePath:
         # Work for the log thread that must not meet a batch; one of it may be under way.
         self._chores: deque[_Chore] = deque()
         self._is_doing_chore = False
+        # Who was answered without a batch since the last one.
+        self._reader: RunOwner | None = None
+        self._are_several_readers = False
         self._submitted_count = 0
         self._finished_count = 0
         # In the order of the counts: how many runs must have been finished, and who waits for it.
@@ -165,6 +170,12 @@ class WritePath:
             self._clock_turn, self._turn_ms = turn, self._clock.now()
         now_ms = self._turn_ms
         return min(now_ms, self._in_flight_ms[0]) if self._in_flight_ms else now_ms
+
+    def note_reader(self, owner: RunOwner) -> None:
+        """Take note that somebody was answered who need not wait for a batch."""
+        if owner is not self._reader:
+            self._are_several_readers = self._reader is not None
+            self._reader = owner
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once there is room again."""
@@ -257,7 +268,7 @@ class WritePath:
             self._apply(None, runs)
             return
         self._persisting = runs
-        if self._gate.is_open and self._may_append(batch):
+        if self._gate.is_open and self._waits_alone(runs) and self._may_append(batch):
             self._persisted(batch, _persist(self._log, batch))
         else:
             self._persist_beside_loop(batch)
@@ -293,6 +304,14 @@ class WritePath:
         assert batch is not None, "there was a write"
         self._persisting = runs
         self._persist_beside_loop(batch)
+
+    def _waits_alone(self, runs: list[Run]) -> bool:
+        """Tell whether nobody was served since the last batch but who waits for this one."""
+        reader, are_several = self._reader, self._are_several_readers
+        self._reader, self._are_several_readers = None, False
+        if reader is None:
+            return True
+        return not are_several and any(run.owner is reader for run in runs)
 
     def _may_append(self, batch: Batch) -> bool:
         """Tell whether the loop itself may append a batch."""
