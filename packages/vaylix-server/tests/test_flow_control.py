@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from pathlib import Path
 
@@ -190,6 +191,40 @@ async def test_a_client_that_does_not_read_is_idle(tmp_path: Path) -> None:
         for _ in range(100):
             client.send(vtp.Get(b"big"))
         await client.closed.wait()
+
+
+async def test_a_session_leaves_no_cycle_behind(tmp_path: Path) -> None:
+    """Full collections are rare: a cycle would keep what the session has buffered."""
+
+    def living() -> int:
+        return sum(type(known) is Session for known in gc.get_objects())
+
+    async with serve_in_memory(tmp_path, Settings(idle_timeout_seconds=60)) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for leaves in ("at once", "greeted", "logged in", "asked", "half", "garbage"):
+                client = server.connect() if leaves == "at once" else await server.login()
+                if leaves == "asked":
+                    await client.ask_all([vtp.Set(b"k", b"v"), vtp.Get(b"k"), vtp.Incr(b"n")])
+                    await client.ask_all([vtp.Multi(), vtp.Get(b"k"), vtp.Exec(), vtp.Save()])
+                elif leaves == "half":
+                    client.send_bytes(request_bytes(client, 7, vtp.Set(b"k", b"v"))[:-1])
+                elif leaves == "garbage":
+                    client.send_bytes(b"garbage that is long enough")
+                    await client.closed.wait()
+                else:
+                    client.close()
+                    await client.closed.wait()
+                client.close()
+                del client
+            # The write path knows who was served last, and no more than one.
+            last = await server.login()
+            await last.ask(vtp.Get(b"k"))
+            await turns(5)
+            assert living() == 1
+        finally:
+            gc.enable()
 
 
 async def test_a_closing_connection_does_not_wait_for_ever_for_its_client(

@@ -49,13 +49,15 @@ class FakeLoop:
 class Client:
     def __init__(self) -> None:
         self.loop = FakeLoop()
-        self.is_busy = False
+        self.waits = False
         self.ended_at: list[float] = []
-        self.timer = SilenceTimer(
-            cast("asyncio.AbstractEventLoop", self.loop),
-            is_busy=lambda: self.is_busy,
-            on_silence=lambda: self.ended_at.append(self.loop.now),
-        )
+        self.timer = SilenceTimer(cast("asyncio.AbstractEventLoop", self.loop), self)
+
+    def is_busy(self) -> bool:
+        return self.waits
+
+    def end_silence(self) -> None:
+        self.ended_at.append(self.loop.now)
 
     def speak(self) -> None:
         self.timer.last_active = self.loop.now
@@ -88,10 +90,10 @@ def test_the_limit_does_not_wear_off_for_who_goes_on_speaking() -> None:
 def test_who_waits_for_an_answer_may_be_silent() -> None:
     client = Client()
     client.timer.start(LIMIT)
-    client.is_busy = True
+    client.waits = True
     client.loop.advance(10 * LIMIT)
     assert client.ended_at == []
-    client.is_busy = False
+    client.waits = False
     client.loop.advance(LIMIT)
     assert len(client.ended_at) == 1
 

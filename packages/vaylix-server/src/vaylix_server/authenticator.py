@@ -16,6 +16,7 @@ from vaylix_server.passwords import DUMMY_HASH, verify_password
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from vaylix_server.access import AccessState
     from vaylix_server.lockout import LockoutTable
@@ -63,15 +64,18 @@ class Authenticator:
         user = self._access.user(username)
         known = user is not None and not user.disabled
         phc = user.password_hash if user is not None else DUMMY_HASH
-        future = self._threads.submit(verify_password, password, phc)
 
-        def finish() -> None:
+        # It is told the future instead of holding it: the two would hold each other, and with them
+        # the session, until a full collection that hardly ever comes.
+        def finish(future: Future[bool]) -> None:
             if future.cancelled():
                 return
             fits = future.exception() is None and future.result()
             done(self._judge(username, address, accepted=known and fits))
 
-        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(finish))
+        self._threads.submit(verify_password, password, phc).add_done_callback(
+            lambda future: self._loop.call_soon_threadsafe(finish, future)
+        )
 
     def locked_count(self) -> int:
         """Return how many records are locked now."""

@@ -80,8 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-# How long a closing connection may take to send what it still has. (Tests shorten it, which has no
-# effect on compiled modules where it is Final.)
+# How long a closing connection may take to send what it has. Not Final: tests shorten it.
 LINGER_SECONDS = 10.0
 _HEALTH_CHECK: Final = "vaylix-healthcheck"
 # Named once: else a union would be made, and an enum searched, for each request.
@@ -123,7 +122,7 @@ class Session:
         self._now_ms = 0
         self._last_buffered_bytes = 0
         # Silent since the client last asked something, or was last answered.
-        self._silence = SilenceTimer(services.loop, self._is_busy, self._end_silence)
+        self._silence = SilenceTimer(services.loop, self)
         self._linger: asyncio.TimerHandle | None = None
         self._client_name = ""
         self.number = 0
@@ -145,9 +144,8 @@ class Session:
         self._registry.add(self)
         self._silence.start(self._services.settings.handshake_timeout_seconds)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """Forget what waited for the client; what was submitted is settled all the same."""
-        del exc
         # Else the collector would have to find these cycles.
         self._transport = self._dispatcher = None
         self._is_muted = True
@@ -155,7 +153,7 @@ class Session:
         self._close_run()
         self._stalled.clear()
         self._out.clear()
-        self._silence.stop()
+        self._silence.close()
         if self._linger is not None:
             self._linger.cancel()
         self._registry.remove(self)
@@ -205,10 +203,12 @@ class Session:
 
     # Silence.
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Tell whether the client waits for us."""
         return bool(self._queue) or bool(self._holds & ~Hold.OUTPUT) or self._is_taking()
 
-    def _end_silence(self) -> None:
+    def end_silence(self) -> None:
+        """Close a connection that said nothing for too long."""
         self._metrics.idle_disconnects += 1
         self.abort()
 

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 __all__ = ["WritePath"]
 
 GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
-# Tests lower it, which has no effect on compiled modules where it is Final.
+# Not Final: tests lower it.
 GATHERED_COMMANDS_MAX = 65_536
 # Batches that are applied and that the ack mode holds back.
 UNANSWERED_BATCHES_MAX: Final = 64
