@@ -34,7 +34,7 @@ def main() -> None:
             print("| shape | op | vaylix/s | redis/s | ratio | p99 ms | redis p99 ms | errors |")
             print("| --- | --- | --- | --- | --- | --- | --- | --- |")
             for shape in SHAPES:
-                for workload in ("get", "set"):
+                for workload in ("get", "set", "mixed"):
                     runs: tuple[list[Figures], list[Figures]] = ([], [])
                     for _ in range(options.rounds):
                         for target, figures in zip((vaylix, rival), runs, strict=True):

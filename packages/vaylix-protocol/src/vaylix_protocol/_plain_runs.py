@@ -75,15 +75,16 @@ def take_plain_runs(data: bytes, frame_bytes_max: int, events: list[Event]) -> i
             get_keys.append(key)
         elif opcode == _SET:
             key_stop = _KEY_OFFSET + key_bytes
-            key = body[_KEY_OFFSET:key_stop]
-            value = body[key_stop + _LENGTH_BYTES : -_OPTIONS_BYTES]
+            value_stop = length - _OPTIONS_BYTES
             if (
-                key_stop + _LENGTH_BYTES + len(value) + _OPTIONS_BYTES != length
-                or unpack_length(body, key_stop)[0] != len(value)
-                or body[-_OPTIONS_BYTES:] != _NO_SET_OPTIONS
-                or not key.isascii()
+                # Also because a compiled slice that ends before it begins is an error, not empty.
+                key_stop + _LENGTH_BYTES > value_stop
+                or unpack_length(body, key_stop)[0] != value_stop - key_stop - _LENGTH_BYTES
+                or body[value_stop:] != _NO_SET_OPTIONS
+                or not (key := body[_KEY_OFFSET:key_stop]).isascii()
             ):
                 break
+            value = body[key_stop + _LENGTH_BYTES : value_stop]
             if previous != _SET:
                 previous, set_ids, set_keys, values = _SET, [], [], []
                 events.append(SetRun(set_ids, set_keys, values))
