@@ -73,6 +73,13 @@ def measure_small(keys: list[bytes]) -> None:
     apply_all(keyspace, runs_of([Set(key, b"v" * 16) for key in few]))
     runs = runs_of([Set(key, b"w" * 16) for key in chosen])
     rate("SET, 1000 keys, 64 a time", len(chosen), lambda: apply_all(keyspace, runs))
+    columns = [chosen[start : start + RUN] for start in range(0, len(chosen), RUN)]
+
+    def apply_columns() -> None:
+        for part in columns:
+            keyspace.set_all(part, [b"w" * 16] * len(part), NOW)
+
+    rate("SET, 1000 keys, 64 a time, in columns", len(chosen), apply_columns)
     rate("GET, 1000 keys", len(chosen), lambda: [keyspace.get(key, NOW) for key in chosen])
     key = few[0]
     rate("GET, one key", len(chosen), lambda: [keyspace.get(key, NOW) for _ in chosen])
