@@ -23,6 +23,7 @@ from vaylix_protocol._constants import (
 )
 from vaylix_protocol._events import (
     NO_METADATA,
+    PLAIN_SET_BYTES,
     ClientHello,
     ConnectionBroken,
     ConnectionClosed,
@@ -166,6 +167,7 @@ __all__ = [
     "FRAME_BYTES_MAX",
     "IS_COMPILED",
     "NO_METADATA",
+    "PLAIN_SET_BYTES",
     "PROTOCOL_VERSION",
     "ROOT_WORDS",
     "Aftermath",

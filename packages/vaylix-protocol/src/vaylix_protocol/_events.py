@@ -13,6 +13,7 @@ from vaylix_protocol.errors import RemoteProtocolError
 
 __all__ = [
     "NO_METADATA",
+    "PLAIN_SET_BYTES",
     "ClientHello",
     "ConnectionBroken",
     "ConnectionClosed",
@@ -27,7 +28,7 @@ __all__ = [
 
 # Payload bytes of a plain GET beside its key, and of a plain SET beside key and value (section 6).
 _GET_BYTES: Final = 2
-_SET_BYTES: Final = 11
+PLAIN_SET_BYTES: Final = 11
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
@@ -118,7 +119,9 @@ class SetRun(msgspec.Struct, frozen=True, gc=False):
         """Return the same as single requests."""
         rows = zip(self.request_ids, self.keys, self.values, strict=True)
         return [
-            Request(request_id, Set(key, value), NO_METADATA, _SET_BYTES + len(key) + len(value))
+            Request(
+                request_id, Set(key, value), NO_METADATA, PLAIN_SET_BYTES + len(key) + len(value)
+            )
             for request_id, key, value in rows
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vaylix_protocol import GetRun, SetRun
+from vaylix_protocol import PLAIN_SET_BYTES, GetRun, SetRun
 from vaylix_server.weights import WEIGHT_BYTES
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ __all__ = ["GETS_AT_ONCE_MAX", "OUT_BYTES_MAX", "fits", "payload_bytes", "split_
 OUT_BYTES_MAX: Final = 256 * 1024
 # Values of the largest size times this is a bounded amount of memory: 16 MiB.
 GETS_AT_ONCE_MAX: Final = 64
-# Of a SET without options beside its key and value (VTP2 protocol section 7).
-_SET_BYTES: Final = 11
 
 
 def fits(run: GetRun | SetRun, limits: Limits) -> bool:
@@ -42,7 +40,7 @@ def fits(run: GetRun | SetRun, limits: Limits) -> bool:
 
 def payload_bytes(run: SetRun) -> int:
     """Return what all SETs of a run took on the wire."""
-    total = _SET_BYTES * len(run.keys)
+    total = PLAIN_SET_BYTES * len(run.keys)
     for key in run.keys:
         total += len(key)
     for value in run.values:

@@ -151,7 +151,10 @@ def send_result(
     command: log.Command,
     result: Result,
 ) -> bytes:
-    """Return the bytes of the reply to a command; LocalProtocolError when it is too large."""
+    """Return the bytes of the reply to a command, and count a transaction that was carried out.
+
+    LocalProtocolError when it is too large.
+    """
     if isinstance(result, ExecResult):
         metrics.transactions_committed += 1
     negotiation = connection.negotiation
