@@ -387,9 +387,9 @@ async def test_the_loop_does_only_what_does_not_hold_it_up(
 
 def entries_of(machine: StateMachine) -> dict[bytes, tuple[bytes | None, int, int]]:
     keyspace = machine.keyspace
-    keys = [key for shard in keyspace.table.shards for key in shard]
     return {
-        key: (keyspace.get(key, 0), keyspace.version(key, 0), keyspace.ttl(key, 0)) for key in keys
+        key: (keyspace.get(key, 0), keyspace.version(key, 0), keyspace.ttl(key, 0))
+        for key in keyspace.table.entries()
     }
 
 

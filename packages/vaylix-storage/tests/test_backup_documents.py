@@ -150,7 +150,7 @@ def test_recorded_documents_are_read(recorded: RecordedDocument) -> None:
 
 def keys_of(keyspace: Keyspace, now_ms: int) -> list[tuple[str, str, int | None, int]]:
     """Return what readers find, as the vectors have it."""
-    held = {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    held = keyspace.table.entries()
     assert keyspace.mget(list(held), now_ms) == tuple(entry.value for entry in held.values())
     assert keyspace.key_count(now_ms) == len(held)
     return [

@@ -100,7 +100,7 @@ def entries_of(chunks: tuple[bytes, ...]) -> dict[bytes, Entry]:
     keyspace = Keyspace()
     for plain in chunks:
         load_keyspace_chunk(keyspace, plain)
-    return {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    return keyspace.table.entries()
 
 
 class Machine:

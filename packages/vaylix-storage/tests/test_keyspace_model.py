@@ -25,6 +25,7 @@ from vaylix_storage._keyspace_snapshot import (
     KeyspaceLoader,
     load_keyspace_chunk,
 )
+from vaylix_storage._packing import PACKED_VALUE_BYTES_MAX, pack, unpack
 
 Entries = dict[bytes, tuple[bytes, int, int]]
 GONE = (b"", 0, 0)
@@ -71,7 +72,7 @@ class Model:
     def add(self, key: bytes, delta: int) -> SimpleResult:
         text = self.data.get(key, (b"0", 0, 0))[0]
         if not re.fullmatch(rb"[+-]?[0-9]+", text):
-            return CommandFailure(FailureCode.NOT_AN_INTEGER, key, text)
+            return CommandFailure(FailureCode.NOT_AN_INTEGER, key, text[:256])
         self.put(key, str(int(text) + delta).encode())
         return int(text) + delta
 
@@ -190,7 +191,11 @@ class Model:
 
 # The last two share a shard.
 KEYS = st.sampled_from([b"", b"a", b"b", "ä".encode(), b"n5", b"n280"])
-VALUES = st.sampled_from([b"", b"0", b"-7", b"+1", b"x", b"long" * 30])
+# The last two are the longest that is held as one string with its version, and one byte more.
+VALUES = st.sampled_from(
+    [b"", b"0", b"-7", b"+1", b"x", b"long" * 30]
+    + [b"l" * length for length in (PACKED_VALUE_BYTES_MAX, PACKED_VALUE_BYTES_MAX + 1)]
+)
 TTLS = st.sampled_from([0, 1, 2, 10, 1000, 5000])
 
 SIMPLE: st.SearchStrategy[c.SimpleCommand] = st.one_of(
@@ -344,14 +349,15 @@ class KeyspaceMachine(RuleBasedStateMachine):
 def held_by(keyspace: Keyspace) -> Entries:
     return {
         key: (entry.value, entry.version, entry.expires_at_ms)
-        for shard in keyspace.table.shards
-        for key, entry in shard.items()
+        for key, entry in keyspace.table.entries().items()
     }
 
 
 def check_totals(keyspace: Keyspace) -> None:
     table, held = keyspace.table, held_by(keyspace)
     assert table.entry_count == len(held)
+    for shard in table.shards:
+        assert all(pack(unpack(form)) == form for form in shard.values())
     assert table.content_bytes == sum(len(key) + len(e[0]) for key, e in held.items())
     assert table.expiry.items() == sorted((e[2], key) for key, e in held.items() if e[2])
 

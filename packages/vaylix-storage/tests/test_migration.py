@@ -139,7 +139,7 @@ def contents_of(path: Path, vfs: Vfs) -> tuple[dict[bytes, Entry], int, bytes]:
             access += plain
 
     _, last_index = read_back(path, vfs=vfs, provider=provider_in(path, vfs), take=take)
-    entries = {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    entries = keyspace.table.entries()
     return entries, last_index, access
 
 
@@ -388,7 +388,7 @@ def test_what_does_not_come_back_as_it_was_is_no_migration(
     real = Keyspace.begin_walk
 
     def forgetful(keyspace: Keyspace) -> object:
-        keyspace.table.drop(next(key for shard in keyspace.table.shards for key in shard))
+        keyspace.table.drop(next(iter(keyspace.table.entries())))
         return real(keyspace)
 
     monkeypatch.setattr(Keyspace, "begin_walk", forgetful)

@@ -9,6 +9,7 @@ from vaylix_storage import Answer, CommandFailure, FailureCode, Keyspace, Result
 from vaylix_storage import commands as c
 from vaylix_storage._batch import ENTRY_BYTES_MAX
 from vaylix_storage._entry import Entry
+from vaylix_storage._packing import unpack_all
 from vaylix_storage._restore import RESTORE_IDLE_MS_MAX
 from vaylix_storage.errors import BackupFormatError, EntryTooLargeError
 from vaylix_storage.logical_backup import (
@@ -34,7 +35,7 @@ def apply(keyspace: Keyspace, *commands: c.Command, now_ms: int = NOW) -> list[R
 
 
 def held(keyspace: Keyspace) -> dict[bytes, Entry]:
-    return {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    return keyspace.table.entries()
 
 
 @pytest.fixture
@@ -169,9 +170,9 @@ def test_a_restore_does_not_disturb_a_walk(keyspace: Keyspace) -> None:
     walk = keyspace.begin_walk()
     apply(keyspace, BEGIN, chunk((b"a", b"1", 1, 0)), c.RestoreCommit(ID, 1))
     apply(keyspace, c.Set(b"a", b"2"), c.Set(b"sentinel", b"2"))
-    found = {}
+    found: dict[bytes, Entry] = {}
     while (shard := walk.next_shard()) is not None:
-        found.update(shard)
+        found |= unpack_all(shard)
     assert found == before
 
 

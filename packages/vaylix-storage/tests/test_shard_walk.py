@@ -34,7 +34,7 @@ def filled(key_count: int, value: bytes = b"v", options: SetOptions | None = Non
 
 
 def held_by(keyspace: Keyspace) -> Entries:
-    return {key: entry for shard in keyspace.table.shards for key, entry in shard.items()}
+    return keyspace.table.entries()
 
 
 def rest_of(dump: KeyspaceDump) -> list[tuple[bytes, int]]:

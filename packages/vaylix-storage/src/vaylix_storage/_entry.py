@@ -1,4 +1,4 @@
-"""What a key holds."""
+"""What a key holds: an entry, and the forms in which a shard keeps it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-__all__ = ["Before", "Entry", "Shard"]
+__all__ = ["Before", "Entry", "Held", "Shard"]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -22,6 +22,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     expires_at_ms: Annotated[int, msgspec.Meta(ge=0)]
 
 
-Shard: TypeAlias = dict[bytes, Entry]
-# Entries of a shard as they were before they changed; None for keys that were not there.
-Before: TypeAlias = dict[bytes, Entry | None]
+# A small entry that never expires is kept as one string, any other as it is; see `_packing`.
+Held: TypeAlias = bytes | Entry
+Shard: TypeAlias = dict[bytes, Held]
+# What keys of a shard held before they changed; None for keys that were not there.
+Before: TypeAlias = dict[bytes, Held | None]

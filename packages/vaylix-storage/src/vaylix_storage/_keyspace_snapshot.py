@@ -4,7 +4,7 @@ The section is a sequence of chunks, each a MessagePack array of `[shard number,
 version, expires at ms or 0], ...}]`. A shard is the top 12 bits of CRC-32 of the key. Whole shards
 are put together until a chunk has about 64 KiB, or 512 keys; one that is larger than 64 KiB is
 spread over several chunks.
-So dicts go to the encoder, and come from the decoder, as they are: no Python code runs per key.
+So encoder and decoder handle whole dicts; what Python does per key is to pack and unpack entries.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from vaylix_storage._entry import Entry, Shard
+from vaylix_storage._entry import Entry
 from vaylix_storage._expiry import expiry_item
+from vaylix_storage._packing import unpack_all
 from vaylix_storage._table import SHARD_COUNT
 from vaylix_storage.errors import CorruptionError
 
@@ -56,24 +57,24 @@ class KeyspaceDump:
 
     def next_chunk(self) -> tuple[bytes, int] | None:
         """Return a chunk and the number of its keys; None at the end."""
-        pieces: list[tuple[int, Shard]] = []
+        pieces: list[tuple[int, dict[bytes, Entry]]] = []
         held_bytes = key_count = 0
         while held_bytes < self._chunk_bytes and key_count < _CHUNK_KEYS:
             if self._rest is not None:
-                shard, shard_bytes = self._cut(self._rest)
+                entries, entry_bytes = self._cut(self._rest)
             else:
-                whole = self._walk.next_shard()
-                if whole is None:
+                shard = self._walk.next_shard()
+                if shard is None:
                     break
-                shard, shard_bytes = whole, _encoded_bytes(whole)
-                if shard_bytes > self._chunk_bytes:
-                    # It has to stay as it is until the next call.
-                    self._rest = iter(whole.copy().items())
+                entries = unpack_all(shard)
+                entry_bytes = _encoded_bytes(entries)
+                if entry_bytes > self._chunk_bytes:
+                    self._rest = iter(entries.items())
                     continue
-            if shard:
-                pieces.append((self._walk.shard_index, shard))
-            held_bytes += shard_bytes
-            key_count += len(shard)
+            if entries:
+                pieces.append((self._walk.shard_index, entries))
+            held_bytes += entry_bytes
+            key_count += len(entries)
         return (_ENCODER.encode(pieces), key_count) if pieces else None
 
     def close(self) -> None:
@@ -81,23 +82,23 @@ class KeyspaceDump:
         self._rest = None
         self._walk.close()
 
-    def _cut(self, rest: Iterator[tuple[bytes, Entry]]) -> tuple[Shard, int]:
+    def _cut(self, rest: Iterator[tuple[bytes, Entry]]) -> tuple[dict[bytes, Entry], int]:
         """Return the next part of a large shard and its size."""
-        shard: Shard = {}
-        shard_bytes = 0
+        part: dict[bytes, Entry] = {}
+        part_bytes = 0
         for key, entry in rest:
-            shard[key] = entry
-            shard_bytes += len(key) + len(entry.value) + _ENTRY_OVERHEAD_BYTES
-            if shard_bytes >= self._chunk_bytes:
-                return shard, shard_bytes
+            part[key] = entry
+            part_bytes += len(key) + len(entry.value) + _ENTRY_OVERHEAD_BYTES
+            if part_bytes >= self._chunk_bytes:
+                return part, part_bytes
         self._rest = None
-        return shard, shard_bytes
+        return part, part_bytes
 
 
-def _encoded_bytes(shard: Shard) -> int:
-    """Return about how many bytes a shard takes in a chunk, and not less than it does."""
-    values = sum([len(entry.value) for entry in shard.values()])
-    return sum(map(len, shard)) + values + _ENTRY_OVERHEAD_BYTES * len(shard)
+def _encoded_bytes(entries: dict[bytes, Entry]) -> int:
+    """Return about how many bytes entries take in a chunk, and not less than they do."""
+    values = sum([len(entry.value) for entry in entries.values()])
+    return sum(map(len, entries)) + values + _ENTRY_OVERHEAD_BYTES * len(entries)
 
 
 class KeyspaceLoader:

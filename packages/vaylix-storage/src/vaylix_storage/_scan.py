@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from vaylix_storage._glob import Glob
+from vaylix_storage._packing import expiry_of
 from vaylix_storage._results import ScanPage
 from vaylix_storage._table import SHARD_BITS, SHARD_COUNT
 
@@ -51,7 +52,7 @@ def scan_page(
                 return ScanPage(position, sorted(found))
             last_position = position
             looks += 1
-            expires_at_ms = shard[key].expires_at_ms
+            expires_at_ms = expiry_of(shard[key])
             if 0 < expires_at_ms <= now_ms:
                 continue
             if glob is not None:

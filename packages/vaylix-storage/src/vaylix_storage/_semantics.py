@@ -135,8 +135,9 @@ def delete(table: Table, command: c.Del, now_ms: int) -> int:
 
 def add(table: Table, key: bytes, delta: int, now_ms: int) -> int | CommandFailure:
     """INCR and DECR: a decimal in i64, stored in canonical form, without a time to live."""
-    entry = table.find(key, now_ms)
-    text = b"0" if entry is None else entry.value
+    text = table.value(key, now_ms)
+    if text is None:
+        text = b"0"
     number = _parse_decimal(text)
     if number is None:
         return CommandFailure(FailureCode.NOT_AN_INTEGER, key, text[:_QUOTED_BYTES_MAX])

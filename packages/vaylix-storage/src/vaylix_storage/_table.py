@@ -5,19 +5,36 @@ than 100 ms when it grows and again when it is cleared; 4096 small dicts never d
 the top bits of CRC-32 of the key: fixed, so that every node walks the keys in the same order.
 (Somebody who chooses keys for their CRC can crowd one shard. That costs stalls, not data.)
 
-Why entries are structs: see `_entry`.
+Why many keys are looked up before the first is used: what a random key needs of a large table is
+in no cache, and the processor waits for it, unless it can begin with the next key meanwhile. It
+looks some five hundred instructions ahead. So loops that do nothing else touch what a batch needs.
+docs/performance.md has what that brings.
+
+How entries are held: see `_entry` and `_packing`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from vaylix_storage._entry import Before, Entry, Shard
 from vaylix_storage._expiry import ExpiryIndex
+from vaylix_storage._packing import (
+    expiry_of,
+    pack,
+    pack_plain,
+    unpack,
+    unpack_all,
+    value_bytes_of,
+    value_of,
+    version_of,
+)
 from vaylix_storage._shard_walk import ShardWalk
 from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import StorageBusyError
+
+if TYPE_CHECKING:
+    from vaylix_storage._entry import Before, Entry, Held, Shard
 
 __all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Table"]
 
@@ -70,7 +87,7 @@ class Table:
         self.expired_count = 0
         # What is no longer reachable from the keyspace, freed one small container at a time.
         self._retired: list[list[Shard] | list[list[bytes]]] = []
-        self._journal: list[tuple[bytes, Entry | None] | _Contents] | None = None
+        self._journal: list[tuple[bytes, Held | None] | _Contents] | None = None
         # What an open walk has still to show, by the number of the shard.
         self._view: list[Shard | None] | None = None
         # What entries of these shards were when the walk began, if they have changed since.
@@ -78,46 +95,70 @@ class Table:
         # Whether there is a journal or a view: the one question that each write asks.
         self._is_watched = False
 
+    def entries(self) -> dict[bytes, Entry]:
+        """Return all entries, dead ones included; one pass over all keys, for checks."""
+        entries: dict[bytes, Entry] = {}
+        for shard in self.shards:
+            entries |= unpack_all(shard)
+        return entries
+
     def find(self, key: bytes, now_ms: int) -> Entry | None:
         """Return the entry of a key that is alive at `now_ms`."""
-        entry = self.shards[crc32(key) >> SHARD_SHIFT].get(key)
-        if entry is None or 0 < entry.expires_at_ms <= now_ms:
-            return None
-        return entry
+        held = self._find(key, now_ms)
+        return None if held is None else unpack(held)
+
+    def value(self, key: bytes, now_ms: int) -> bytes | None:
+        """Return the value of a key that is alive at `now_ms`."""
+        held = self._find(key, now_ms)
+        return None if held is None else value_of(held)
 
     def values(self, keys: list[bytes], now_ms: int) -> list[bytes | None]:
-        """Return the values of many keys: `find` in one loop, for pipelines of GETs."""
-        shards, hash_of = self.shards, crc32
-        values: list[bytes | None] = []
-        for key in keys:
-            entry = shards[hash_of(key) >> SHARD_SHIFT].get(key)
-            if entry is None or 0 < entry.expires_at_ms <= now_ms:
-                values.append(None)
-            else:
-                values.append(entry.value)
-        return values
+        """Return the values of many keys, None where there is none."""
+        return [
+            None if held is None or 0 < expiry_of(held) <= now_ms else value_of(held)
+            for held in _look_up(keys, self._shards_of(keys))
+        ]
+
+    def next_version(self, key: bytes, now_ms: int) -> int:
+        """Return the version that a write gives to a key (VTP2 commands section 6.2)."""
+        held = self._find(key, now_ms)
+        return 1 if held is None else min(version_of(held) + 1, U64_MAX)
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Store an entry, whatever was there."""
-        shard = self.shards[crc32(key) >> SHARD_SHIFT]
-        old = shard.get(key)
-        if self._is_watched:
-            self._note_change(key, old)
-        shard[key] = entry
-        expires_at_ms = entry.expires_at_ms
-        if old is None:
-            self.entry_count += 1
-            self.content_bytes += len(key) + len(entry.value)
-            if expires_at_ms:
-                self.expiry.add(expires_at_ms, key)
-            return
-        self.content_bytes += len(entry.value) - len(old.value)
-        old_expires_at_ms = old.expires_at_ms
-        if old_expires_at_ms != expires_at_ms:
-            if old_expires_at_ms:
-                self.expiry.remove(old_expires_at_ms, key)
-            if expires_at_ms:
-                self.expiry.add(expires_at_ms, key)
+        self._put(key, pack(entry))
+
+    def set_plain(self, key: bytes, value: bytes, now_ms: int) -> None:
+        """Store a value without a time to live."""
+        self._put(key, pack_plain(value, self.next_version(key, now_ms)))
+
+    def set_all(self, keys: list[bytes], values: list[bytes], now_ms: int) -> None:
+        """Store values without a time to live, in order.
+
+        It is `set_plain` for each, with the usual case spelled out: there is no hotter write.
+        """
+        shards = self._shards_of(keys)
+        # Kept until the end, so that what is replaced is freed in one loop, too.
+        before = _look_up(keys, shards)
+        new_count = new_bytes = 0
+        for position, key in enumerate(keys):
+            value = values[position]
+            shard = shards[position]
+            # Not from `before`: the same key may have been set a moment ago.
+            old = shard.get(key)
+            if self._is_watched or (old is not None and expiry_of(old)):
+                self.set_plain(key, value, now_ms)
+            elif old is None:
+                shard[key] = pack_plain(value, 1)
+                new_count += 1
+                new_bytes += len(key) + len(value)
+            else:
+                version = version_of(old)
+                shard[key] = pack_plain(value, version + 1 if version < U64_MAX else version)
+                new_bytes += len(value) - value_bytes_of(old)
+        self.entry_count += new_count
+        self.content_bytes += new_bytes
+        before.clear()
 
     def drop(self, key: bytes) -> None:
         """Remove the entry of a key, if there is one."""
@@ -129,42 +170,10 @@ class Table:
             self._note_change(key, old)
         del shard[key]
         self.entry_count -= 1
-        self.content_bytes -= len(key) + len(old.value)
-        if old.expires_at_ms:
-            self.expiry.remove(old.expires_at_ms, key)
-
-    def set_all(self, keys: list[bytes], values: list[bytes], now_ms: int) -> None:
-        """Store values without a time to live, in order.
-
-        It is `set_plain` for each, with the usual case spelled out: there is no hotter write.
-        """
-        shards, hash_of = self.shards, crc32
-        new_count = new_bytes = 0
-        for position, key in enumerate(keys):
-            value = values[position]
-            shard = shards[hash_of(key) >> SHARD_SHIFT]
-            old = shard.get(key)
-            if self._is_watched or (old is not None and old.expires_at_ms):
-                self.set_plain(key, value, now_ms)
-            elif old is None:
-                shard[key] = Entry(value, 1, 0)
-                new_count += 1
-                new_bytes += len(key) + len(value)
-            else:
-                version = old.version
-                shard[key] = Entry(value, version + 1 if version < U64_MAX else version, 0)
-                new_bytes += len(value) - len(old.value)
-        self.entry_count += new_count
-        self.content_bytes += new_bytes
-
-    def set_plain(self, key: bytes, value: bytes, now_ms: int) -> None:
-        """Store a value without a time to live."""
-        self.put(key, Entry(value, self.next_version(key, now_ms), 0))
-
-    def next_version(self, key: bytes, now_ms: int) -> int:
-        """Return the version that a write gives to a key (VTP2 commands section 6.2)."""
-        entry = self.find(key, now_ms)
-        return 1 if entry is None else min(entry.version + 1, U64_MAX)
+        self.content_bytes -= len(key) + value_bytes_of(old)
+        expires_at_ms = expiry_of(old)
+        if expires_at_ms:
+            self.expiry.remove(expires_at_ms, key)
 
     def clear(self) -> None:
         """Remove everything. What was there is freed later, by `reclaim`."""
@@ -216,7 +225,7 @@ class Table:
             elif record[1] is None:
                 self.drop(record[0])
             else:
-                self.put(record[0], record[1])
+                self._put(record[0], record[1])
 
     def reclaim(self, now_ms: int, entries_max: int) -> int:
         """Free at most about `entries_max` dead or cleared entries; return how many were freed.
@@ -246,7 +255,7 @@ class Table:
                 self._save_entry(key, shards[crc32(key) >> SHARD_SHIFT][key])
         for key in keys:
             old = shards[crc32(key) >> SHARD_SHIFT].pop(key)
-            self.content_bytes -= len(key) + len(old.value)
+            self.content_bytes -= len(key) + value_bytes_of(old)
         self.entry_count -= len(keys)
 
     def begin_walk(self) -> ShardWalk:
@@ -286,25 +295,22 @@ class Table:
         if left:
             self._retired.append(left)
 
-    def adopt(self, shard_index: int, shard: Shard) -> bool:
-        """Take over entries from a snapshot; `shard` belongs to the table from then on.
+    def adopt(self, shard_index: int, entries: dict[bytes, Entry]) -> bool:
+        """Take over entries of one shard from a snapshot.
 
         The caller adds to `expiry` those that expire. Returns False, and leaves the table in
         pieces, when a key belongs to another shard or is there already.
         """
         assert not self._is_watched
-        if {crc32(key) >> SHARD_SHIFT for key in shard} - {shard_index}:
-            return False
-        current = self.shards[shard_index]
-        if current:
-            if not current.keys().isdisjoint(shard):
+        shard = self.shards[shard_index]
+        expected = len(shard) + len(entries)
+        for key, entry in entries.items():
+            if crc32(key) >> SHARD_SHIFT != shard_index:
                 return False
-            current.update(shard)
-        else:
-            self.shards[shard_index] = shard
-        self.entry_count += len(shard)
-        self.content_bytes += sum(map(len, shard)) + sum([len(e.value) for e in shard.values()])
-        return True
+            shard[key] = pack(entry)
+            self.content_bytes += len(key) + len(entry.value)
+        self.entry_count += len(entries)
+        return len(shard) == expected
 
     def replace_with(self, other: Table) -> None:
         """Hold what another table held, which is left empty; what was here is freed later."""
@@ -323,14 +329,41 @@ class Table:
         """Free what another table holds, later, as `clear` does; nobody may use it any more."""
         self._retire(other.shards, other.expiry)
 
-    def _note_change(self, key: bytes, old: Entry | None) -> None:
+    def _find(self, key: bytes, now_ms: int) -> Held | None:
+        """Return what a key holds that is alive at `now_ms`."""
+        held = self.shards[crc32(key) >> SHARD_SHIFT].get(key)
+        return None if held is None or 0 < expiry_of(held) <= now_ms else held
+
+    def _put(self, key: bytes, held: Held) -> None:
+        """Let a key hold something, whatever it held."""
+        shard = self.shards[crc32(key) >> SHARD_SHIFT]
+        old = shard.get(key)
+        if self._is_watched:
+            self._note_change(key, old)
+        shard[key] = held
+        expires_at_ms = expiry_of(held)
+        if old is None:
+            self.entry_count += 1
+            self.content_bytes += len(key) + value_bytes_of(held)
+            if expires_at_ms:
+                self.expiry.add(expires_at_ms, key)
+            return
+        self.content_bytes += value_bytes_of(held) - value_bytes_of(old)
+        old_expires_at_ms = expiry_of(old)
+        if old_expires_at_ms != expires_at_ms:
+            if old_expires_at_ms:
+                self.expiry.remove(old_expires_at_ms, key)
+            if expires_at_ms:
+                self.expiry.add(expires_at_ms, key)
+
+    def _note_change(self, key: bytes, old: Held | None) -> None:
         """Write down what is about to change, for whoever wants to know."""
         if self._view is not None:
             self._save_entry(key, old)
         if self._journal is not None:
             self._journal.append((key, old))
 
-    def _save_entry(self, key: bytes, old: Entry | None) -> None:
+    def _save_entry(self, key: bytes, old: Held | None) -> None:
         """Let the walk see the entry of a key as it is now, if it has still to see it.
 
         A shard that was passed or cleared away is not in the view any more.
@@ -340,6 +373,10 @@ class Table:
         shard_index = crc32(key) >> SHARD_SHIFT
         if view[shard_index] is self.shards[shard_index]:
             self._before.setdefault(shard_index, {}).setdefault(key, old)
+
+    def _shards_of(self, keys: list[bytes]) -> list[Shard]:
+        shards, hash_of = self.shards, crc32
+        return [shards[hash_of(key) >> SHARD_SHIFT] for key in keys]
 
     def _start_afresh(self) -> None:
         self.shards = [{} for _ in range(SHARD_COUNT)]
@@ -354,3 +391,14 @@ class Table:
         blocks = expiry.release_blocks()
         if blocks:
             self._retired.append(blocks)
+
+
+def _look_up(keys: list[bytes], shards: list[Shard]) -> list[Held | None]:
+    """Return what each key holds in its shard, in loops as short as can be (see the module)."""
+    for key in keys:
+        # A string remembers its hash.
+        hash(key)
+    found: list[Held | None] = []
+    for position, shard in enumerate(shards):
+        found.append(shard.get(keys[position]))
+    return found

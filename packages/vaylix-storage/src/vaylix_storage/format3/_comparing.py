@@ -67,11 +67,6 @@ class ReadBack:
     def holds(self, contents: Format3Contents) -> bool:
         """Tell whether exactly these entries have come back."""
         self._loader.finish()
-        shards = self._keyspace.table.shards
-        if sum(map(len, shards)) != len(contents.entries):
-            return False
-        return all(
-            contents.entries.get(key) is not None and _as_new(contents.entries[key]) == entry
-            for shard in shards
-            for key, entry in shard.items()
-        )
+        return self._keyspace.table.entries() == {
+            key: _as_new(entry) for key, entry in contents.entries.items()
+        }

@@ -11,12 +11,13 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
+from vaylix_storage._packing import expiry_of, unpack
 from vaylix_storage.logical_backup._document import BackupEntry, DocumentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from vaylix_storage._entry import Entry, Shard
+    from vaylix_storage._entry import Held, Shard
 
 __all__ = ["SortedWalk", "Walk", "backup_pieces"]
 
@@ -49,8 +50,8 @@ class SortedWalk:
     def __init__(self, walk: Walk, now_ms: int) -> None:
         self._walk: Walk | None = walk
         self._now_ms = now_ms
-        self._runs: list[Iterator[tuple[bytes, Entry]]] = []
-        self._merged: Iterator[tuple[bytes, Entry]] = iter(())
+        self._runs: list[Iterator[tuple[bytes, Held]]] = []
+        self._merged: Iterator[tuple[bytes, Held]] = iter(())
 
     def step(self) -> list[BackupEntry] | None:
         """Do about a millisecond of work and return the next entries; None at the end.
@@ -63,7 +64,8 @@ class SortedWalk:
             return []
         entries: list[BackupEntry] = []
         value_bytes = 0
-        for key, entry in islice(self._merged, STEP_KEYS):
+        for key, held in islice(self._merged, STEP_KEYS):
+            entry = unpack(held)
             entries.append(
                 BackupEntry(key, entry.value, entry.expires_at_ms or None, entry.version)
             )
@@ -91,11 +93,7 @@ class SortedWalk:
                 self._walk = None
                 break
             live.update(
-                {
-                    key: entry
-                    for key, entry in shard.items()
-                    if not 0 < entry.expires_at_ms <= now_ms
-                }
+                {key: held for key, held in shard.items() if not 0 < expiry_of(held) <= now_ms}
             )
         if live:
             keys = sorted(live, reverse=True)
@@ -106,7 +104,7 @@ class SortedWalk:
             self._runs = []
 
 
-def _drain(keys: list[bytes], entries: list[Entry]) -> Iterator[tuple[bytes, Entry]]:
+def _drain(keys: list[bytes], entries: list[Held]) -> Iterator[tuple[bytes, Held]]:
     """Yield a run from its end, and let go of each item at once.
 
     All runs end at about the same time. If they were dropped whole, that would be a stall.
