@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 from vaylix_storage import _semantics as semantics
 from vaylix_storage import commands as c
-from vaylix_storage._packing import expiry_of, value_bytes_of, value_of
+from vaylix_storage._packing import expiry_of, live_value, value_bytes_of
 from vaylix_storage._restore import Restore
 from vaylix_storage._results import (
     Answer,
@@ -219,8 +219,9 @@ class Keyspace:
         listed: list[tuple[bytes, bytes]] = []
         for shard in table.shards:
             for key, held in shard.items():
-                if not 0 < expiry_of(held) <= now_ms:
-                    listed.append((key, value_of(held)))
+                value = live_value(held, now_ms)
+                if value is not None:
+                    listed.append((key, value))
         listed.sort()
         return listed
 

@@ -20,24 +20,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PACKED_VALUE_BYTES_MAX",
+    "VERSION",
+    "VERSION_1",
+    "VERSION_BYTES",
     "expiry_of",
+    "live_value",
     "pack",
     "pack_plain",
     "unpack",
     "unpack_all",
     "value_bytes_of",
-    "value_of",
     "version_of",
 ]
 
 # With its version and the 33 bytes of a bytes object still one that CPython calls small, 512 bytes.
 PACKED_VALUE_BYTES_MAX: Final = 448
 
-_VERSION: Final = Struct("<Q")
-_VERSION_BYTES: Final = _VERSION.size
+VERSION: Final = Struct("<Q")
+VERSION_BYTES: Final = VERSION.size
+VERSION_1: Final = VERSION.pack(1)
 # Looked up once; and compiled code needs to be told what comes out.
-_encode_version: Final[Callable[[int], bytes]] = _VERSION.pack
-_decode_version: Final[Callable[[bytes], tuple[int]]] = _VERSION.unpack_from
+_encode_version: Final[Callable[[int], bytes]] = VERSION.pack
+_decode_version: Final[Callable[[bytes], tuple[int]]] = VERSION.unpack_from
 
 
 def pack(entry: Entry) -> Held:
@@ -55,7 +59,7 @@ def pack_plain(value: bytes, version: int) -> Held:
 def unpack(held: Held) -> Entry:
     """Return the entry that is held."""
     if isinstance(held, bytes):
-        return Entry(held[_VERSION_BYTES:], _decode_version(held)[0], 0)
+        return Entry(held[VERSION_BYTES:], _decode_version(held)[0], 0)
     return held
 
 
@@ -64,14 +68,16 @@ def unpack_all(shard: Shard) -> dict[bytes, Entry]:
     return {key: unpack(held) for key, held in shard.items()}
 
 
-def value_of(held: Held) -> bytes:
-    """Return the value of the entry that is held."""
-    return held[_VERSION_BYTES:] if isinstance(held, bytes) else held.value
+def live_value(held: Held, now_ms: int) -> bytes | None:
+    """Return the value of the entry that is held, None if it is dead by now."""
+    if isinstance(held, bytes):
+        return held[VERSION_BYTES:]
+    return None if 0 < held.expires_at_ms <= now_ms else held.value
 
 
 def value_bytes_of(held: Held) -> int:
-    """Return the length of that value."""
-    return len(held) - _VERSION_BYTES if isinstance(held, bytes) else len(held.value)
+    """Return the length of the value of the entry that is held."""
+    return len(held) - VERSION_BYTES if isinstance(held, bytes) else len(held.value)
 
 
 def version_of(held: Held) -> int:

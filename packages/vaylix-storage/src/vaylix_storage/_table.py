@@ -20,13 +20,17 @@ from zlib import crc32
 
 from vaylix_storage._expiry import ExpiryIndex
 from vaylix_storage._packing import (
+    PACKED_VALUE_BYTES_MAX,
+    VERSION,
+    VERSION_1,
+    VERSION_BYTES,
     expiry_of,
+    live_value,
     pack,
     pack_plain,
     unpack,
     unpack_all,
     value_bytes_of,
-    value_of,
     version_of,
 )
 from vaylix_storage._shard_walk import ShardWalk
@@ -34,6 +38,8 @@ from vaylix_storage.commands import U64_MAX
 from vaylix_storage.errors import StorageBusyError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vaylix_storage._entry import Before, Entry, Held, Shard
 
 __all__ = ["SHARD_BITS", "SHARD_COUNT", "SHARD_SHIFT", "Table"]
@@ -109,13 +115,13 @@ class Table:
 
     def value(self, key: bytes, now_ms: int) -> bytes | None:
         """Return the value of a key that is alive at `now_ms`."""
-        held = self._find(key, now_ms)
-        return None if held is None else value_of(held)
+        held = self.shards[crc32(key) >> SHARD_SHIFT].get(key)
+        return None if held is None else live_value(held, now_ms)
 
     def values(self, keys: list[bytes], now_ms: int) -> list[bytes | None]:
         """Return the values of many keys, None where there is none."""
         return [
-            None if held is None or 0 < expiry_of(held) <= now_ms else value_of(held)
+            None if held is None else live_value(held, now_ms)
             for held in _look_up(keys, self._shards_of(keys))
         ]
 
@@ -137,6 +143,8 @@ class Table:
 
         It is `set_plain` for each, with the usual case spelled out: there is no hotter write.
         """
+        encode_version: Callable[[int], bytes] = VERSION.pack
+        decode_version: Callable[[bytes], tuple[int]] = VERSION.unpack_from
         shards = self._shards_of(keys)
         # Kept until the end, so that what is replaced is freed in one loop, too.
         before = _look_up(keys, shards)
@@ -146,16 +154,18 @@ class Table:
             shard = shards[position]
             # Not from `before`: the same key may have been set a moment ago.
             old = shard.get(key)
-            if self._is_watched or (old is not None and expiry_of(old)):
+            if self._is_watched or len(value) > PACKED_VALUE_BYTES_MAX:
                 self.set_plain(key, value, now_ms)
             elif old is None:
-                shard[key] = pack_plain(value, 1)
+                shard[key] = VERSION_1 + value
                 new_count += 1
                 new_bytes += len(key) + len(value)
+            elif isinstance(old, bytes):
+                version = decode_version(old)[0]
+                shard[key] = encode_version(version + 1 if version < U64_MAX else version) + value
+                new_bytes += VERSION_BYTES + len(value) - len(old)
             else:
-                version = version_of(old)
-                shard[key] = pack_plain(value, version + 1 if version < U64_MAX else version)
-                new_bytes += len(value) - value_bytes_of(old)
+                self.set_plain(key, value, now_ms)
         self.entry_count += new_count
         self.content_bytes += new_bytes
         before.clear()
