@@ -7,6 +7,7 @@ batch, so a start that finds a snapshot and the log behind it can be compared ba
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vaylix_storage import (
     RealVfs,
     RecoveryOutcome,
     RetentionPolicy,
+    SnapshotWriter,
     SyncPolicy,
     list_archive,
 )
@@ -179,6 +181,46 @@ def test_an_older_or_the_same_snapshot_is_refused() -> None:
         engine.create_snapshot(meta_of(history.appended))
     with pytest.raises(LogOrderError, match="older"):
         engine.create_snapshot(meta_of(history.appended[:2]))
+
+
+def writers_in_memory(vfs: MemoryVfs) -> int:
+    return sum(type(known) is SnapshotWriter and known._vfs is vfs for known in gc.get_objects())
+
+
+def test_of_snapshots_that_are_given_up_one_after_the_other_only_the_last_is_kept() -> None:
+    vfs = MemoryVfs()
+    engine, history = filled(vfs)
+    for _ in range(10):
+        history.append(engine)
+        engine.create_snapshot(meta_of(history.appended)).abandon()
+        assert writers_in_memory(vfs) == 1
+    assert vfs.list_directory(SNAPSHOTS) == []
+
+
+def test_what_could_not_be_removed_of_a_snapshot_given_up_goes_with_the_next_one() -> None:
+    vfs = MemoryVfs()
+    engine, history = filled(vfs)
+    given_up = engine.create_snapshot(meta_of(history.appended))
+    vfs.fail_at(vfs.call_count + 1)
+    with pytest.raises(FileSystemError):
+        given_up.abandon()
+    assert vfs.list_directory(SNAPSHOTS) == ["6.snapshot.tmp"]
+    history.append(engine)
+    take_snapshot(engine, history.appended)
+    assert vfs.list_directory(SNAPSHOTS) == ["8.snapshot"]
+
+
+def test_a_snapshot_that_is_finished_outlives_others_that_are_given_up() -> None:
+    vfs = MemoryVfs()
+    engine, history = filled(vfs)
+    finished = write_snapshot(engine, history.appended)
+    history.append(engine)
+    engine.create_snapshot(meta_of(history.appended)).abandon()
+    with pytest.raises(StorageBusyError):
+        engine.create_snapshot(finished.meta)
+    take_snapshot(engine, history.appended[:2], installed=True)
+    engine.commit_snapshot(finished)
+    assert state_of(engine) == history.appended
 
 
 def failed_commit(call: int) -> tuple[MemoryVfs, Engine, History] | None:

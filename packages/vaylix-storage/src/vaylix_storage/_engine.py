@@ -118,7 +118,8 @@ class Engine:
         self._vfs = vfs
         self._options = options
         self._random_bytes = random_bytes
-        # Snapshots that are being written, or are written and not committed yet, by their path.
+        # Snapshots that are being written, or are written and not committed yet, by their path;
+        # one that was abandoned goes when the next begins.
         self._writers: dict[Path, SnapshotWriter] = {}
         # Snapshots whose commit has failed: the manifest on the disk may name them or not.
         self._in_doubt: set[Path] = set()
@@ -217,9 +218,11 @@ class Engine:
             # Their names can be given again once no manifest names them, on the disk neither.
             self._store(self.manifest)
             self._remove_unnamed()
+        self._writers = {
+            path: writer for path, writer in self._writers.items() if not writer.is_abandoned
+        }
         path = self.snapshot_path(meta.index)
-        writer = self._writers.get(path)
-        if (writer is not None and not writer.is_done) or self._exists(path):
+        if path in self._writers or self._exists(path):
             raise StorageBusyError(f"there is a snapshot of entry {meta.index} already", path=path)
         writer = SnapshotWriter.create(
             path,

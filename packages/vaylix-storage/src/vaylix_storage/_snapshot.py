@@ -84,7 +84,7 @@ class SnapshotWriter:
         "_digest",
         "_file",
         "_header",
-        "_is_done",
+        "_is_abandoned",
         "_is_open",
         "_item_count",
         "_name",
@@ -117,7 +117,7 @@ class SnapshotWriter:
         self._name: str | None = None
         self._chunk_count = self._item_count = 0
         self._number = self._offset = self._synced_bytes = 0
-        self._is_done = False
+        self._is_abandoned = False
         # What `finish` has returned.
         self.info: SnapshotInfo | None = None
         encoded, self._tag = encode_header(header, cipher)
@@ -159,7 +159,12 @@ class SnapshotWriter:
     @property
     def is_done(self) -> bool:
         """Whether it was finished or abandoned."""
-        return self._is_done
+        return self.info is not None or self._is_abandoned
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it was abandoned before it was finished; any thread."""
+        return self._is_abandoned
 
     def begin_section(self, name: str) -> None:
         """End the section before, if any, and begin another; names differ."""
@@ -190,7 +195,6 @@ class SnapshotWriter:
             self._file.sync()
             self._close()
             self._vfs.rename(self._staging, self._path)
-            self._is_done = True
             self._sync_name()
         except OSError as error:
             raise _write_failed(self._path, error) from error
@@ -201,15 +205,17 @@ class SnapshotWriter:
 
     def abandon(self) -> None:
         """Close and remove what was written so far; allowed at any time, any number of times."""
-        if self._is_done:
+        if self.is_done:
             return
-        self._is_done = True
         try:
             self._close()
             if self._vfs.exists(self._staging):
                 self._vfs.unlink(self._staging)
         except OSError as error:
             raise _write_failed(self._path, error) from error
+        finally:
+            # Not before: then another one may take the staging name.
+            self._is_abandoned = True
 
     def _sync_name(self) -> None:
         try:
@@ -227,7 +233,7 @@ class SnapshotWriter:
             self._chunk_count = self._item_count = 0
 
     def _write_chunk(self, body: bytes) -> None:
-        if self._is_done:
+        if self.is_done:
             raise ValueError("this snapshot has been finished or abandoned")
         self._number += 1
         chunk = self._cipher.seal(
