@@ -16,6 +16,8 @@ from vaylix_storage import Log
 from vaylix_storage import commands as log
 from vaylix_storage.errors import FileSystemError
 
+ID = b"x" * 16
+
 
 async def facts(client: WireClient) -> dict[str, str]:
     reply = await client.ask(vtp.Info())
@@ -25,6 +27,10 @@ async def facts(client: WireClient) -> dict[str, str]:
 
 def snapshot_files(server: MemoryServer) -> list[str]:
     return sorted(path.name for path in (server.settings.data_dir / "snapshots").iterdir())
+
+
+def is_busy(server: MemoryServer) -> bool:
+    return server.server.services.snapshotter._task is not None
 
 
 @pytest.mark.parametrize("command", [vtp.Save(), vtp.Snapshot()])
@@ -202,16 +208,74 @@ async def test_a_snapshot_waits_until_no_restore_is_open(tmp_path: Path) -> None
         services = server.server.services
         keyspace = services.keyspace
         slow = services.slow_commands
-        await slow._submit([log.RestoreBegin(b"x" * 16)], "")
+        await slow._submit([log.RestoreBegin(ID)], "")
         client.send(vtp.Save())
         for _ in range(20):
             await asyncio.sleep(0)
             services.snapshotter.look()
         assert keyspace.is_being_restored
         assert services.metrics.snapshots == 0
-        await slow._submit([log.RestoreCommit(b"x" * 16, 0)], "")
+        await slow._submit([log.RestoreCommit(ID, 0)], "")
         services.snapshotter.look()
         assert await client.receive() == Ok()
+
+
+async def test_no_snapshot_stands_in_the_middle_of_a_restore(tmp_path: Path) -> None:
+    """One that had waited for a backup began after the restore had; a replay found only its end."""
+    async with serve_in_memory(tmp_path) as server:
+        client, other = await server.login(), await server.login()
+        await client.ask(vtp.Set(b"old", b"1"))
+        services = server.server.services
+        slow = services.slow_commands
+        async with slow._walk.alone():
+            client.send(vtp.Save())
+            while not is_busy(server):
+                await asyncio.sleep(0)
+            await slow._submit([log.RestoreBegin(ID)], "")
+        while is_busy(server):
+            await asyncio.sleep(0)
+        assert services.metrics.snapshots == 0
+        new = log.RestoreChunk(ID, ((b"new", b"2", 0, 0),))
+        await slow._submit([new, log.RestoreCommit(ID, 1)], "")
+        services.snapshotter.look()
+        assert await client.receive() == Ok()
+        assert await other.ask(vtp.Get(b"new")) == Value(b"2")
+        server.server._failed = True  # No final snapshot, no clean end: as after a kill.
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert await client.ask(vtp.Get(b"new")) == Value(b"2")
+        assert await client.ask(vtp.Get(b"old")) == vtp.NotFound()
+
+
+async def test_a_stop_does_not_wait_for_a_restore_that_nobody_goes_on_with(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        await client.ask(vtp.Set(b"k", b"v"))
+        await server.server.services.slow_commands._submit([log.RestoreBegin(ID)], "")
+        client.send(vtp.Save())
+        while not server.server.services.snapshotter._waiting:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await server.server.stop()
+        reply = await client.receive()
+        assert isinstance(reply, ErrorReply)
+        assert "the server is stopping" in reply.message
+        assert snapshot_files(server) == []
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        assert await client.ask(vtp.Get(b"k")) == Value(b"v")
+
+
+async def test_whoever_gave_up_waiting_does_not_hinder_the_stop(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        snapshotter = server.server.services.snapshotter
+        await server.server.services.slow_commands._submit([log.RestoreBegin(ID)], "")
+        asking = asyncio.create_task(snapshotter.take())
+        while not snapshotter._waiting:
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await snapshotter.close()
 
 
 async def test_old_segments_and_snapshots_go(tmp_path: Path) -> None:

@@ -156,26 +156,28 @@ class Server:
             self._housekeeping.cancel()
         services, write_path = self._services, self._services.write_path
         self._registry.begin_stop()
+        services.snapshotter.begin_stop()
         await write_path.drain()
         await self._registry.wait_until_empty(patience_seconds=STOP_PATIENCE_SECONDS)
         await services.slow_commands.close()
         await write_path.drain()
         await self._listener.wait_closed()
-        await self._take_final_snapshot(services.snapshotter)
+        await self._take_final_snapshot(services)
         write_path.close()
         services.authenticator.close()
         self._services = None
         self._close_storage(self._storage)
 
-    async def _take_final_snapshot(self, snapshotter: Snapshotter) -> None:
+    async def _take_final_snapshot(self, services: Services) -> None:
         """Spare the next start the replay; what is acknowledged does not depend on it."""
-        if not self._failed and self._backend.is_durable:
+        is_possible = self._backend.is_durable and not services.keyspace.is_being_restored
+        if is_possible and not self._failed:
             try:
-                await snapshotter.take()
+                await services.snapshotter.take()
             except (StorageError, OSError):
                 # It has been logged. The process says by its exit code that not all is well.
                 self._is_unwell = True
-        await snapshotter.close()
+        await services.snapshotter.close()
 
     def _close_storage(self, storage: Storage) -> None:
         """Mark the log as cleanly closed, unless it has failed or fails now."""

@@ -11,8 +11,11 @@ Life of a snapshot
 4. What the retention policy does not ask for any more is archived, if that is wanted, and removed.
 
 One is taken at a time. Whoever asks while one is under way gets the next, since the one under
-way need not hold what that client has written before it asked. While a restore builds its
-keyspace none begins: what was built so far would be in neither the snapshot nor the log behind.
+way need not hold what that client has written before it asked.
+
+While a restore builds its keyspace no state is held: what was built so far would be in neither the
+snapshot nor the log behind. Whoever asks waits until the restore is complete or given up, but for a
+server that stops: it refuses, and the next start replays the log.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ class Snapshotter:
         # Who waits for the next snapshot to begin and end.
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self._begun_at = self._loop.time()
         # What the log had when the last snapshot was done; what it had at the start counts as new.
         self._log_bytes = 0
@@ -84,7 +88,8 @@ class Snapshotter:
     async def take(self) -> None:
         """Take a snapshot of everything that is submitted now; return when it counts.
 
-        Raises StorageError. Does nothing when the last snapshot holds everything already.
+        Raises StorageError, also for a restore that is under way while the server stops. Does
+        nothing when the last snapshot holds everything already.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(done)
@@ -99,11 +104,14 @@ class Snapshotter:
             self._waiting.append(done)
         self._begin()
 
+    def begin_stop(self) -> None:
+        """Let nobody wait for the end of a restore any more, which may never come."""
+        self._is_stopping = True
+        self._begin()
+
     async def close(self) -> None:
         """Let the snapshot under way end, refuse those that wait, and stop the thread."""
-        waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            done.set_exception(StorageError("the server is stopping"))
+        self._refuse_waiting()
         if self._task is not None:
             await self._task
         self._thread.shutdown(wait=True)
@@ -127,14 +135,26 @@ class Snapshotter:
         return bound > 0 and self._storage_log.size_bytes - self._log_bytes >= bound
 
     def _begin(self) -> None:
-        if self._waiting and self._task is None and not self._machine.keyspace.is_being_restored:
+        if not self._waiting or self._task is not None:
+            return
+        if not self._machine.keyspace.is_being_restored:
             self._task = self._loop.create_task(self._serve_waiting())
+        elif self._is_stopping:
+            self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            if not done.done():
+                done.set_exception(StorageError("the server is stopping"))
 
     async def _serve_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         failure: Exception | None = None
         try:
-            await self._take()
+            if not await self._take():
+                self._waiting = waiting + self._waiting
+                waiting = []
         except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it.
             failure = error
             self._retry_at = self._loop.time() + RETRY_SECONDS
@@ -149,7 +169,8 @@ class Snapshotter:
         self._task = None
         self._begin()
 
-    async def _take(self) -> None:
+    async def _take(self) -> bool:
+        """Take a snapshot; False when a restore has begun meanwhile."""
         self._begun_at = started = self._loop.time()
         applied = asyncio.Event()
         self._write_path.when_applied(applied.set)
@@ -157,8 +178,11 @@ class Snapshotter:
         if self._write_path.failure is not None:
             raise LogPoisonedError(f"the log has failed: {self._write_path.failure}")
         async with self._walk.alone():
+            # Asked only now: nothing comes between this question and the walk.
+            if self._machine.keyspace.is_being_restored:
+                return False
             if self._machine.last_applied == self._last_index:
-                return
+                return True
             state = StateSnapshot(self._machine, created_at_ms=self._wall_ms())
             try:
                 writer = await self._in_thread(lambda: self._snapshots.create(state.meta))
@@ -170,6 +194,7 @@ class Snapshotter:
         self._metrics.snapshots += 1
         await self._retain()
         self._log_bytes = self._storage_log.size_bytes
+        return True
 
     async def _write(self, state: StateSnapshot, writer: SnapshotSink) -> None:
         """Write all pieces, one in the thread while the next one is encoded, and commit."""

@@ -34,9 +34,13 @@ def encode_machine(semantics_version: int) -> bytes:
 
 
 class StateSnapshot:
-    """What the state was when this object was made; close it when it is given up."""
+    """What the state was when this object was made; close it when it is given up.
+
+    Not while a restore is under way: what it has built so far is in no section.
+    """
 
     def __init__(self, machine: StateMachine, *, created_at_ms: int) -> None:
+        assert not machine.keyspace.is_being_restored
         self.meta = SnapshotMeta(
             index=machine.last_applied,
             term=machine.last_term,
