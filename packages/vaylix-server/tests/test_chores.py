@@ -83,6 +83,23 @@ async def test_no_chore_is_done_after_a_failure(tmp_path: Path) -> None:
             await write_path.between_batches(lambda: None)
 
 
+async def test_a_chore_that_no_thread_can_be_started_for_fails_and_writes_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        write_path = server.server.services.write_path
+        with monkeypatch.context() as patch:
+            patch.setattr(write_path._log_thread, "submit", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await write_path.between_batches(lambda: None)
+        assert await client.ask(vtp.Set(b"k", b"v")) == Ok()
+        await write_path.drain()
+
+
 async def test_with_nothing_under_way_everything_is_applied(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         called = asyncio.Event()

@@ -97,10 +97,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Chore:
-    """`run` works on the log thread and returns how to tell; `refuse` tells that it did not."""
+    """`run` works on the log thread and returns how to tell; `refuse` tells why it did not."""
 
     run: Callable[[], Callable[[], None]]
-    refuse: Callable[[], None]
+    refuse: Callable[[Exception], None]
 
 
 class WritePath:
@@ -219,9 +219,9 @@ class WritePath:
                 return lambda: self._chore_failed(done, problem)
             return lambda: None if done.done() else done.set_result(result)
 
-        def refuse() -> None:
+        def refuse(reason: Exception) -> None:
             if not done.done():
-                done.set_exception(LogPoisonedError(f"the log has failed: {self.failure}"))
+                done.set_exception(reason)
 
         self._chores.append(_Chore(run, refuse))
         self._schedule_turn()
@@ -343,7 +343,7 @@ class WritePath:
 
     def _do_chore(self, chore: _Chore) -> None:
         if self.failure is not None:
-            chore.refuse()
+            chore.refuse(LogPoisonedError(f"the log has failed: {self.failure}"))
             self._after_batch()
             return
         self._is_doing_chore = True
@@ -353,7 +353,13 @@ class WritePath:
             tell()
             self._after_batch()
 
-        future = self._log_thread.submit(chore.run)
+        try:
+            future = self._log_thread.submit(chore.run)
+        except RuntimeError as error:
+            # No thread could be started.
+            reason = error
+            self._loop.call_soon(finish, lambda: chore.refuse(reason))
+            return
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(finish, done.result())
         )
