@@ -222,6 +222,20 @@ async def test_a_closed_pool_refuses_and_interrupts() -> None:
         assert pool.size == 0
 
 
+async def test_a_pool_that_is_closed_while_it_tries_a_connection_lends_none() -> None:
+    async with ToyServer() as server:
+        pool = Pool(server.url, idle_check_seconds=0.0)
+        await pool.incr("n")
+        server.faults[Ping] = Fault.HOLD
+        call = asyncio.create_task(pool.incr("n"))
+        await server.arrival(3)
+        await pool.close()
+        with pytest.raises(NotSentError, match="this pool is closed"):
+            await call
+        assert pool.size == 0
+        assert server.connection_count == 1
+
+
 async def test_closing_a_pool_does_not_wait_for_one_connection_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

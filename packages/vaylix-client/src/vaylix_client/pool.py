@@ -113,19 +113,24 @@ class Pool(AsyncCommands):
             await client._run_transaction(transaction)  # noqa: SLF001 - as above
 
     async def _take(self) -> Client:
-        if self._is_closed:
-            raise Cause.io_error("this pool is closed").not_sent()
+        self._check_open()
         # The one that was used last is the one most likely to be alive.
         client, idle_since = self._idle.pop() if self._idle else (Client(self._settings), None)
         self._lent.add(client)
         try:
             if idle_since is not None and self._is_stale(idle_since) and client.is_connected:
                 client = await self._checked(client)
+                # Somebody may have closed the pool meanwhile.
+                self._check_open()
         except BaseException:
             self._lent.discard(client)
             await client.close()
             raise
         return client
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Cause.io_error("this pool is closed").not_sent()
 
     def _is_stale(self, idle_since: float) -> bool:
         return time.monotonic() - idle_since >= self._idle_check_seconds
