@@ -144,7 +144,7 @@ class Lab:
             gate=SyncGate(),
             on_failure=lambda _: None,
         )
-        self.path._sync_seconds = sync_seconds
+        self.path._gate.average_seconds = sync_seconds
 
     def replayed(self) -> StateMachine:
         """Return what a restart would make of the log."""
@@ -182,7 +182,7 @@ async def test_what_is_not_worth_the_way_to_another_thread_is_left_to_the_turn(
     owner = Owner(lab.path)
     await lab.begin(owner, *MANY)
     if sync_seconds == QUICK:
-        lab.path._sync_seconds = -SLOW  # Whatever the first one takes, it is quick on average.
+        lab.path._gate.average_seconds = -SLOW  # Whatever the first one takes, it is quick on average.
     owner.submit(*MANY[:count])
     lab.log.go_on.release(2)
     await owner.hear(2)

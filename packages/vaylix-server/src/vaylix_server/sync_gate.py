@@ -24,11 +24,11 @@ class SyncGate:
     """Counts quick syncs in a row. `quick_seconds_max` bounds a quick one."""
 
     __slots__ = (
-        "_average_seconds",
         "_average_seconds_max",
         "_quick_in_a_row",
         "_quick_seconds_max",
         "_window",
+        "average_seconds",
     )
 
     def __init__(
@@ -42,19 +42,20 @@ class SyncGate:
         self._average_seconds_max = average_seconds_max
         self._window = window
         self._quick_in_a_row = 0
-        self._average_seconds = 0.0
+        # How long a batch takes of late.
+        self.average_seconds = 0.0
 
     @property
     def is_open(self) -> bool:
         """Whether the next sync may run inline."""
         return (
             self._quick_in_a_row >= self._window
-            and self._average_seconds < self._average_seconds_max
+            and self.average_seconds < self._average_seconds_max
         )
 
     def record(self, seconds: float) -> None:
         """Take note of how long a batch took to write and sync."""
-        self._average_seconds += (seconds - self._average_seconds) / _AVERAGED
+        self.average_seconds += (seconds - self.average_seconds) / _AVERAGED
         if seconds < self._quick_seconds_max:
             self._quick_in_a_row += 1
         else:

@@ -86,8 +86,6 @@ OVERLAP_COMMANDS: Final = 128
 INLINE_BYTES_MAX: Final = 256 * 1024
 # Not more: the log thread waits for the interpreter meanwhile, with the next batch.
 APPLIED_TOGETHER: Final = 16
-# Over so many the duration of a sync is averaged.
-_SYNCS_AVERAGED: Final = 32
 # Standalone: the term never changes, and the log of a cluster starts above it.
 _TERM: Final = 0
 
@@ -138,7 +136,7 @@ class WritePath:
         # Work for the log thread that must not meet a batch; one of it may be under way.
         self._chores: deque[_Chore] = deque()
         self._is_doing_chore = False
-        # Who was answered without a batch since the last one.
+        # Who was answered without a batch since one was last begun in its turn.
         self._reader: RunOwner | None = None
         self._are_several_readers = False
         self._submitted_count = 0
@@ -150,9 +148,8 @@ class WritePath:
         self._turn_ms = 0
         # The stamps of the batches that are persisting or about to be applied, in order.
         self._in_flight_ms: deque[int] = deque()
-        # When gathering began, and how long a sync takes of late; in seconds.
+        # When gathering began, in seconds.
         self._gathering_since = 0.0
-        self._sync_seconds = 0.0
         # Applied, and waiting for the ack mode: (last index, runs with results).
         self._unanswered: deque[tuple[int, list[tuple[Run, list[Result]]]]] = deque()
         self._room_waiters: list[Callable[[], None]] = []
@@ -268,7 +265,8 @@ class WritePath:
             self._apply(None, runs)
             return
         self._persisting = runs
-        if self._gate.is_open and self._waits_alone(runs) and self._may_append(batch):
+        is_alone = self._waits_alone(runs)
+        if is_alone and self._gate.is_open and self._may_append(batch):
             self._persisted(batch, _persist(self._log, batch))
         else:
             self._persist_beside_loop(batch)
@@ -281,13 +279,13 @@ class WritePath:
             and not self._is_doing_chore
             and self.failure is None
             and self._can_overlap()
-            and time.perf_counter() - self._gathering_since >= self._sync_seconds / 2
+            and time.perf_counter() - self._gathering_since >= self._gate.average_seconds / 2
         )
 
     def _can_overlap(self) -> bool:
         """Tell whether what is gathered makes a batch, and is worth the way to another thread."""
         return (
-            self._sync_seconds >= OVERLAP_SYNC_SECONDS
+            self._gate.average_seconds >= OVERLAP_SYNC_SECONDS
             and self._gathered_commands >= OVERLAP_COMMANDS
             # Mere reads make no batch.
             and bool(self._gathering[0].logged)
@@ -440,7 +438,6 @@ class WritePath:
             self._poison(outcome, runs)
             return
         self._gate.record(outcome)
-        self._sync_seconds += (outcome - self._sync_seconds) / _SYNCS_AVERAGED
         # A group of one voter: what it has durably is what the quorum has.
         assert batch.first_index == self.commit_index + 1
         self.commit_index = batch.last_index
