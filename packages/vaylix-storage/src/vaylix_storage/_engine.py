@@ -44,6 +44,7 @@ from vaylix_storage._retention import RetentionPolicy, kept_snapshots, removable
 from vaylix_storage._snapshot import SnapshotInfo, SnapshotReader, SnapshotWriter
 from vaylix_storage._vfs import RealVfs
 from vaylix_storage.errors import (
+    RESTORE_REMEDY,
     CorruptionError,
     FileSystemError,
     LogOrderError,
@@ -411,8 +412,7 @@ def _check_files(path: Path, manifest: Manifest, vfs: Vfs) -> None:
 
 
 def _damaged(path: Path, offset: int, reason: str) -> CorruptionError:
-    remedy = "restore the directory from a backup, or let this node fetch the data from its peers"
-    return CorruptionError(reason, path=path, offset=offset, remedy=remedy)
+    return CorruptionError(reason, path=path, offset=offset, remedy=RESTORE_REMEDY)
 
 
 def _open_log(

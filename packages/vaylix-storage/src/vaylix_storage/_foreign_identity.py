@@ -14,7 +14,7 @@ from vaylix_storage._catalog import parse_segment_name
 from vaylix_storage._format import HEADER_BYTES, FormatError, parse_header
 from vaylix_storage._manifest import timeline_of_manifest
 from vaylix_storage._names import IDENTITY_NAME, MANIFEST_NAME
-from vaylix_storage.errors import ForeignFormatError, StorageError
+from vaylix_storage.errors import FOREIGN_FILE_CAUSE, ForeignFormatError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,8 @@ def refuse_foreign_identity(path: Path, identity: NodeIdentity, vfs: Vfs) -> Non
         f"it belongs to another history ({identity.timeline}) than all files of this directory "
         f"({found.pop().hex()})",
         path=path / IDENTITY_NAME,
-        remedy="this file was copied from another node or from before a restore; bring back the "
-        "one of this directory from a copy, and leave the other files as they are",
+        remedy=f"{FOREIGN_FILE_CAUSE}; bring back the one of this directory from a copy, and leave "
+        "the other files as they are",
     )
 
 

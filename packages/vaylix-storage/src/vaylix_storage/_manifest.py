@@ -26,7 +26,9 @@ import msgspec
 from vaylix_storage._snapshot_format import SnapshotMeta
 from vaylix_storage._vfs import Vfs, replace_file_durably
 from vaylix_storage.errors import (
+    FOREIGN_FILE_REMEDY,
     REPAIR_REMEDY,
+    RESTORE_REMEDY,
     CorruptionError,
     FileSystemError,
     ForeignFormatError,
@@ -57,9 +59,6 @@ _MAC_BYTES: Final = 32
 _SMALLEST: Final = _START.size + _MAC_BYTES + _CRC.size
 _FILE_BYTES_MAX: Final = 1024 * 1024
 _MAC_CONTEXT: Final = b"vaylix manifest mac"
-_REMEDY: Final = (
-    "restore the directory from a backup, or let this node fetch the data from its peers"
-)
 
 _SNAPSHOT_NAME: Final = re.compile(r"(0|[1-9][0-9]*)\.snapshot")
 
@@ -139,7 +138,7 @@ def load_manifest(path: Path, *, vfs: Vfs, keyring: Keyring, timeline: bytes) ->
         raise ForeignFormatError(
             f"the manifest belongs to another history ({body.timeline.hex()})",
             path=path,
-            remedy="this file was copied from another node or from before a restore; take it away",
+            remedy=FOREIGN_FILE_REMEDY,
         )
     snapshots = tuple(_entry(row) for row in body.rows)
     if not _is_ordered(snapshots):
@@ -239,7 +238,7 @@ def _mac(content: bytes, storage_key: bytes) -> bytes:
 
 
 def _corrupt(path: Path, offset: int, reason: str) -> CorruptionError:
-    return CorruptionError(reason, path=path, offset=offset, remedy=_REMEDY)
+    return CorruptionError(reason, path=path, offset=offset, remedy=RESTORE_REMEDY)
 
 
 def _decode(content: bytes, path: Path) -> _Body:

@@ -53,7 +53,12 @@ from vaylix_storage._kept_batches import KEPT_BYTES_MAX, KeptBatches
 from vaylix_storage._segment import Frame, FramePosition, FrameReader
 from vaylix_storage._tail import find_evidence, is_blank, is_torn, written_end
 from vaylix_storage._vfs import files_are_equal
-from vaylix_storage.errors import CorruptionError, ForeignFormatError
+from vaylix_storage.errors import (
+    FOREIGN_FILE_REMEDY,
+    RESTORE_REMEDY,
+    CorruptionError,
+    ForeignFormatError,
+)
 
 if TYPE_CHECKING:
     from vaylix_storage._keyring import Keyring
@@ -68,8 +73,6 @@ __all__ = [
     "recover",
     "terms_after",
 ]
-
-_REMEDY = "restore the directory from a backup, or let this node fetch the data from its peers"
 
 _NAME_ORDER: Final = (NameKind.ACTIVE, NameKind.CLOSED, NameKind.SEALED)
 
@@ -265,7 +268,7 @@ def _first_index_of(name: str) -> int | None:
 
 
 def _corrupt(path: Path, offset: int, reason: str) -> CorruptionError:
-    return CorruptionError(reason, path=path, offset=offset, remedy=_REMEDY)
+    return CorruptionError(reason, path=path, offset=offset, remedy=RESTORE_REMEDY)
 
 
 def read_segment_header(
@@ -295,7 +298,7 @@ def read_segment_header(
         raise ForeignFormatError(
             f"the segment belongs to another history ({header.timeline.hex()})",
             path=path,
-            remedy="this file was copied from another node or from before a restore; take it away",
+            remedy=FOREIGN_FILE_REMEDY,
         )
     if header.first_index != first_index:
         raise _corrupt(path, 24, f"the segment begins with entry {header.first_index}")

@@ -36,7 +36,9 @@ from vaylix_storage._snapshot_format import (
     parse_section,
 )
 from vaylix_storage.errors import (
+    FOREIGN_FILE_REMEDY,
     REPAIR_REMEDY,
+    RESTORE_REMEDY,
     CorruptionError,
     FileSystemError,
     ForeignFormatError,
@@ -55,9 +57,6 @@ _SALT_BYTES: Final = 32
 _TAG_BYTES: Final = 16
 # Synced piece by piece: a sync of the log meanwhile would have to wait for all that has piled up.
 _SYNC_BYTES: Final = 1024 * 1024
-_REMEDY: Final = (
-    "restore the directory from a backup, or let this node fetch the data from its peers"
-)
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True):
@@ -351,7 +350,7 @@ class SnapshotReader:
                 str(error), path=path, remedy="start the release that wrote it"
             ) from error
         except FormatError as error:
-            raise CorruptionError(str(error), path=path, offset=0, remedy=_REMEDY) from error
+            raise CorruptionError(str(error), path=path, offset=0, remedy=RESTORE_REMEDY) from error
         except KeyringError as error:
             raise KeyringError(error.reason, path=path, remedy=error.remedy) from error
         except OSError as error:
@@ -360,8 +359,7 @@ class SnapshotReader:
             raise ForeignFormatError(
                 f"the snapshot belongs to another history ({reader.timeline.hex()})",
                 path=path,
-                remedy="this file was copied from another node or from before a restore; take it "
-                "away",
+                remedy=FOREIGN_FILE_REMEDY,
             )
         return reader
 
@@ -387,7 +385,9 @@ class SnapshotReader:
 
     def corruption(self, reason: str) -> CorruptionError:
         """Return the error to raise for the chunk that was yielded last: it makes no sense."""
-        return CorruptionError(reason, path=self._path, offset=self._chunk_offset, remedy=_REMEDY)
+        return CorruptionError(
+            reason, path=self._path, offset=self._chunk_offset, remedy=RESTORE_REMEDY
+        )
 
     def close(self) -> None:
         """Close the file; allowed any number of times."""

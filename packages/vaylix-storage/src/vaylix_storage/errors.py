@@ -84,6 +84,13 @@ class StorageError(Exception):
 
 # What helps when the disk is full or broken, and nothing has been harmed by it.
 REPAIR_REMEDY: Final = "make room or repair the disk, then try again"
+# What helps when what a node had on its disk is damaged or lost.
+RESTORE_REMEDY: Final = (
+    "restore the directory from a backup, or let this node fetch the data from its peers"
+)
+# How a file of another history may have come here, and what helps against it.
+FOREIGN_FILE_CAUSE: Final = "this file was copied from another node or from before a restore"
+FOREIGN_FILE_REMEDY: Final = f"{FOREIGN_FILE_CAUSE}; take it away"
 
 
 class FileSystemError(StorageError):

@@ -39,6 +39,7 @@ from vaylix_storage._recovery import LogBase, RecoveredLog, RecoveryOutcome, rec
 from vaylix_storage._snapshot import SnapshotReader
 from vaylix_storage._staging import UNFINISHED_NAME
 from vaylix_storage.errors import (
+    RESTORE_REMEDY,
     CorruptionError,
     FileSystemError,
     KeyringError,
@@ -85,7 +86,6 @@ _KNOWN_NAMES: Final = OTHER_NAMES | {
     UNFINISHED_NAME,
 }
 _KNOWN_DIRECTORIES: Final = OTHER_DIRECTORIES | {WAL_NAME, SNAPSHOTS_NAME}
-_RESTORE: Final = "restore the directory from a backup, or let this node fetch the data from peers"
 _T = TypeVar("_T")
 
 
@@ -144,7 +144,7 @@ def missing_snapshot(path: Path) -> CorruptionError:
         path=path,
         offset=0,
         remedy="bring this file back from a copy of the directory, or restore all of it from a "
-        "backup, or let this node fetch the data from peers",
+        "backup, or let this node fetch the data from its peers",
     )
 
 
@@ -160,11 +160,11 @@ def check_snapshot(
         if reader.size_bytes != entry.size_bytes:
             offset = min(reader.size_bytes, entry.size_bytes)
             reason = f"the snapshot has {reader.size_bytes} bytes, not {entry.size_bytes}"
-            raise CorruptionError(reason, path=path, offset=offset, remedy=_RESTORE)
+            raise CorruptionError(reason, path=path, offset=offset, remedy=RESTORE_REMEDY)
         deque(reader.chunks(), maxlen=0)
         if reader.meta != entry.meta:
             reason = "the snapshot is not the one that the manifest describes"
-            raise CorruptionError(reason, path=path, offset=0, remedy=_RESTORE)
+            raise CorruptionError(reason, path=path, offset=0, remedy=RESTORE_REMEDY)
         return {part.name: part.item_count for part in reader.sections}
     finally:
         reader.close()
@@ -428,7 +428,7 @@ class Examination:
             code=error.code,
             name=error.name,
             reason=error.reason,
-            remedy=error.remedy or _RESTORE,
+            remedy=error.remedy or RESTORE_REMEDY,
         )
         if all((found.path, found.offset) != (known.path, known.offset) for known in self.problems):
             self.problems.append(found)

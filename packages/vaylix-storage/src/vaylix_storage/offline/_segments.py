@@ -18,7 +18,13 @@ from vaylix_storage._catalog import NameKind, SegmentInfo, parse_segment_name
 from vaylix_storage._format import BodyKind, FormatError, Predecessor, parse_body
 from vaylix_storage._recovery import RecoveryOutcome, judge_end, read_segment_header
 from vaylix_storage._segment import FramePosition, FrameReader
-from vaylix_storage.errors import CorruptionError, ForeignFormatError, KeyringError, StorageError
+from vaylix_storage.errors import (
+    RESTORE_REMEDY,
+    CorruptionError,
+    ForeignFormatError,
+    KeyringError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentWalk", "Segments", "is_unreadable", "read_segments"]
 
-_REMEDY = "restore the directory from a backup, or let this node fetch the data from its peers"
 _NAME_ORDER = (NameKind.ACTIVE, NameKind.CLOSED, NameKind.SEALED)
 
 
@@ -182,4 +187,4 @@ class SegmentWalk:
 
 
 def _corrupt(path: Path, offset: int, reason: str) -> CorruptionError:
-    return CorruptionError(reason, path=path, offset=offset, remedy=_REMEDY)
+    return CorruptionError(reason, path=path, offset=offset, remedy=RESTORE_REMEDY)
