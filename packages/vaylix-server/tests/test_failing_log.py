@@ -269,7 +269,7 @@ async def test_time_stands_still_for_a_batch_that_is_being_synced(tmp_path: Path
         while not write_path._persisting:
             await asyncio.sleep(0)
         stamp = write_path.read_time_ms()
-        while server.server.services.clock.now() < stamp + 300:
+        while write_path._clock.now() < stamp + 300:
             # Housekeeping and an unrelated read may not take the dead keys away.
             assert await reader.ask(vtp.Exists(b"other")) == vtp.Bool(False)
             assert await reader.ask(vtp.Get(b"kept")) == Value(b"5")
@@ -290,15 +290,15 @@ async def test_no_read_sees_an_earlier_time_than_a_batch_of_the_same_turn(
 ) -> None:
     """The time of a turn is read once, and a batch that is applied in it may be stamped later."""
     async with serve_in_memory(tmp_path) as server:
-        services, loop = server.server.services, asyncio.get_running_loop()
+        write_path, loop = server.server.services.write_path, asyncio.get_running_loop()
         turn = loop.time()
-        ticks = itertools.count(services.clock.now() + 1)
+        ticks = itertools.count(write_path._clock.now() + 1)
         with monkeypatch.context() as patch:
             patch.setattr(loop, "time", lambda: turn)
-            patch.setattr(type(services.clock), "now", lambda _clock: next(ticks))
-            before = services.write_path.read_time_ms()
-            services.write_path._apply(None, [])
-            assert services.write_path.read_time_ms() > before
+            patch.setattr(type(write_path._clock), "now", lambda _clock: next(ticks))
+            before = write_path.read_time_ms()
+            write_path._apply(None, [])
+            assert write_path.read_time_ms() > before
 
 
 async def test_a_failure_of_any_kind_ends_acknowledgements(tmp_path: Path) -> None:

@@ -89,11 +89,6 @@ class ChainReport:
         """Number of records that are in order."""
         return self.head.sequence
 
-    @property
-    def last_hash(self) -> str:
-        """Hash of the last of them; 64 zeros when there is none."""
-        return self.head.event_hash
-
 
 @dataclass(frozen=True, slots=True)
 class Line:

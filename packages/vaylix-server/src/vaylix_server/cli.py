@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "root_command"]
 
 EXIT_FAILURE = 1
-EXIT_USAGE = 2
 
 
 class _Root(click.Group):
