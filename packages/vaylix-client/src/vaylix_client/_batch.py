@@ -8,7 +8,8 @@ from vaylix_client._admin_commands import AdminCommands
 from vaylix_client._command import BatchExecutor
 from vaylix_client._data_commands import DataCommands
 from vaylix_client._pending import Pending
-from vaylix_client.errors import InvalidCallError
+from vaylix_client._transaction import TransactionPlan
+from vaylix_client.errors import ClientError, InvalidCallError
 from vaylix_protocol import ErrorCode
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from vaylix_client._call import Call
     from vaylix_client._session import Outcome
-    from vaylix_client.errors import ClientError
+    from vaylix_protocol import Reply
 
 __all__ = ["BATCH_CALLS_MAX", "Batch", "PipelineCommands", "TransactionCommands"]
 
@@ -84,3 +85,14 @@ class TransactionCommands(Batch, DataCommands):
     """A batch that runs as one: data commands only, others cannot be queued (SRV-016)."""
 
     __slots__ = ()
+
+    def plan(self) -> TransactionPlan | None:
+        """End the block, and return how to run its calls; `None` when there are none."""
+        calls = self.close()
+        return TransactionPlan(tuple(call.command for call in calls)) if calls else None
+
+    def take(self, outcome: tuple[Reply, ...] | ClientError) -> None:
+        """Hand every call its reply, or raise the error because of which there are none."""
+        if isinstance(outcome, ClientError):
+            raise outcome
+        self.settle(outcome)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from vaylix_client._admin_commands import AdminCommands
 from vaylix_client._batch import Batch, PipelineCommands, TransactionCommands
+from vaylix_client._client_state import ClientState
 from vaylix_client._command import AsyncExecutor
 from vaylix_client._data_commands import DataCommands
 from vaylix_client._dial import dial
+from vaylix_client._link import Link
 from vaylix_client._retry import retry_pause_seconds
 from vaylix_client._session import Cause
 from vaylix_client._settings import ConnectOptions, Settings, resolve
-from vaylix_client._transaction import TransactionPlan
 from vaylix_client._wire import check_login, is_login_decided
 from vaylix_client.errors import ClientError
 from vaylix_protocol import Auth
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from vaylix_client._call import Call
-    from vaylix_client._link import Link
 
 __all__ = ["AsyncCommands", "Client", "Pipeline", "Transaction", "connect"]
 
@@ -160,7 +160,7 @@ class _Dialling:
                 self.task.cancel()
 
 
-class Client(AsyncCommands):
+class Client(ClientState[Link], AsyncCommands):
     """One connection at a time, and any number of concurrent calls on it.
 
     Calls of one loop turn leave in one write. A connection that was lost is replaced by the next
@@ -168,14 +168,8 @@ class Client(AsyncCommands):
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._configured_login = (
-            (settings.user, settings.password) if settings.authenticate else None
-        )
-        self._login = self._configured_login
-        self._link: Link | None = None
+        super().__init__(settings)
         self._dialling: _Dialling | None = None
-        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -187,21 +181,6 @@ class Client(AsyncCommands):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection, as far as this side knows."""
-        return self._link is not None and self._link.is_usable
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called; nothing can be done with this client any more."""
-        return self._is_closed
-
-    @property
-    def has_configured_identity(self) -> bool:
-        """Whether nobody has logged in as somebody else since the client was made."""
-        return self._login == self._configured_login
 
     async def open(self) -> None:
         """Connect now, instead of at the first call."""
@@ -277,10 +256,6 @@ class Client(AsyncCommands):
         self._link = link
         return link
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise Cause.io_error("this client is closed").not_sent()
-
     async def _run_pipeline(self, pipeline: Pipeline) -> None:
         calls = pipeline.close()
         link = await self._connected()
@@ -288,12 +263,7 @@ class Client(AsyncCommands):
         pipeline.raise_first_error()
 
     async def _run_transaction(self, transaction: Transaction) -> None:
-        calls = transaction.close()
-        if not calls:
-            return
-        plan = TransactionPlan(tuple(call.command for call in calls))
-        link = await self._connected()
-        outcome = await link.transact(plan)
-        if isinstance(outcome, ClientError):
-            raise outcome
-        transaction.settle(outcome)
+        plan = transaction.plan()
+        if plan is not None:
+            link = await self._connected()
+            transaction.take(await link.transact(plan))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from vaylix_client._admin_commands import AdminCommands
 from vaylix_client._batch import Batch, PipelineCommands, TransactionCommands
+from vaylix_client._client_state import ClientState
 from vaylix_client._command import BlockingExecutor
 from vaylix_client._data_commands import DataCommands
 from vaylix_client._retry import retry_pause_seconds
 from vaylix_client._session import Cause
 from vaylix_client._settings import ConnectOptions, Settings, resolve
-from vaylix_client._transaction import TransactionPlan
 from vaylix_client._wire import check_login, is_login_decided
 from vaylix_client.blocking._link import RawCommand, SocketLink, dial
 from vaylix_client.errors import ClientError
@@ -130,7 +130,7 @@ class BlockingCommands(BlockingExecutor, DataCommands, AdminCommands):
     def _run_transaction(self, transaction: Transaction) -> None: ...
 
 
-class Client(BlockingCommands):
+class Client(ClientState[SocketLink], BlockingCommands):
     """One connection. Threads may share it: their calls then wait for each other.
 
     A connection that was lost is replaced by the next call; the call that was on it has failed by
@@ -138,14 +138,8 @@ class Client(BlockingCommands):
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._configured_login = (
-            (settings.user, settings.password) if settings.authenticate else None
-        )
-        self._login = self._configured_login
-        self._link: SocketLink | None = None
+        super().__init__(settings)
         self._lock = threading.Lock()
-        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -157,21 +151,6 @@ class Client(BlockingCommands):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection, as far as this side knows."""
-        return self._link is not None and self._link.is_usable
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called; nothing can be done with this client any more."""
-        return self._is_closed
-
-    @property
-    def has_configured_identity(self) -> bool:
-        """Whether nobody has logged in as somebody else since the client was made."""
-        return self._login == self._configured_login
 
     def open(self) -> None:
         """Connect now, instead of at the first call."""
@@ -236,8 +215,7 @@ class Client(BlockingCommands):
             self._lock.release()
 
     def _connected(self) -> SocketLink:
-        if self._is_closed:
-            raise Cause.io_error("this client is closed").not_sent()
+        self._check_open()
         if self._link is not None:
             # A server that went away meanwhile is noticed before anything is sent to it.
             self._link.look()
@@ -254,12 +232,8 @@ class Client(BlockingCommands):
         pipeline.raise_first_error()
 
     def _run_transaction(self, transaction: Transaction) -> None:
-        calls = transaction.close()
-        if not calls:
-            return
-        plan = TransactionPlan(tuple(call.command for call in calls))
-        with self._turn() as seconds:
-            outcome = self._connected().transact(plan, seconds)
-        if isinstance(outcome, ClientError):
-            raise outcome
-        transaction.settle(outcome)
+        plan = transaction.plan()
+        if plan is not None:
+            with self._turn() as seconds:
+                outcome = self._connected().transact(plan, seconds)
+            transaction.take(outcome)
