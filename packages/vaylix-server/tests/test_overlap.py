@@ -182,7 +182,8 @@ async def test_what_is_not_worth_the_way_to_another_thread_is_left_to_the_turn(
     owner = Owner(lab.path)
     await lab.begin(owner, *MANY)
     if sync_seconds == QUICK:
-        lab.path._gate.average_seconds = -SLOW  # Whatever the first one takes, it is quick on average.
+        # Whatever the first one takes, it is quick on average.
+        lab.path._gate.average_seconds = -SLOW
     owner.submit(*MANY[:count])
     lab.log.go_on.release(2)
     await owner.hear(2)
