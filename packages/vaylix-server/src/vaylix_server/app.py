@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import secrets
 import signal
@@ -115,37 +116,50 @@ class Server:
         await self.stop()
 
     async def start(self) -> None:
-        """Bind, recover, and let clients in. Raises `StartupError`; then nothing is left open.
+        """Listen, recover, and let clients in. Raises `StartupError`; then nothing is left open.
 
-        The port is bound before anything is touched on disk: a second server on the same port
-        must not so much as create a file.
+        The port is taken before anything is touched on disk: a second server on the same port
+        must not so much as create a file. Clients that come before the end of recovery wait for
+        it.
         """
-        settings = self._settings
-        try:
-            self._listener = await self._transport.listen(
-                settings.bind, settings.port, self._make_session
-            )
-        except (OSError, UnicodeError) as error:
-            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            raise StartupError(
-                "SRV-001",
-                "Listener Bind Failure",
-                f"failed to bind TCP listener: {error}",
-                f"free port {settings.port} or choose another one with --port"
-                if in_use
-                else f"check --bind {settings.bind} and --port {settings.port}",
-            ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._listener.stop_accepting()
-            raise
-        await self._listener.start_accepting()
-        self._next_sweep_at = self.services.loop.time() + (
-            settings.expiration_sweep_interval_seconds or 0
+        async with contextlib.AsyncExitStack() as opened:
+            listener = await self._listen()
+            opened.push_async_callback(listener.wait_closed)
+            opened.callback(listener.stop_accepting)
+            services = self._open(opened)
+            opened.push_async_callback(services.snapshotter.close)
+            opened.callback(services.write_path.close)
+            opened.callback(services.authenticator.close)
+            try:
+                await listener.start_accepting()
+            except OSError as error:
+                raise self._listening_failure(error) from error
+            opened.pop_all()
+        self._listener = listener
+        self._next_sweep_at = services.loop.time() + (
+            self._settings.expiration_sweep_interval_seconds or 0
         )
         self._housekeeping_turn()
         self._announce()
+
+    async def _listen(self) -> Listener:
+        settings = self._settings
+        try:
+            return await self._transport.listen(settings.bind, settings.port, self._make_session)
+        except (OSError, UnicodeError) as error:
+            raise self._listening_failure(error) from error
+
+    def _listening_failure(self, error: OSError | UnicodeError) -> StartupError:
+        settings = self._settings
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        return StartupError(
+            "SRV-001",
+            "Listener Bind Failure",
+            f"failed to bind TCP listener: {error}",
+            f"free port {settings.port} or choose another one with --port"
+            if in_use
+            else f"check --bind {settings.bind} and --port {settings.port}",
+        )
 
     async def stop(self) -> None:
         """Stop accepting, answer what is in flight, sync, and mark the log as cleanly closed."""
@@ -192,10 +206,11 @@ class Server:
         storage.abandon()
         self._log.error("server.shutdown", "stopped after a failure of the log; see above")
 
-    def _open(self) -> None:
+    def _open(self, opened: contextlib.AsyncExitStack) -> Services:
         """Open the storage, rebuild the state from its log, and wire everything together."""
         settings, started = self._settings, time.perf_counter()
         storage = self._backend.open(StorageRequest(directory=settings.data_dir, settings=settings))
+        opened.callback(storage.abandon)
         try:
             machine = rebuild(storage)
             current = storage.snapshots.current
@@ -206,14 +221,11 @@ class Server:
             )
             self._is_password_current = bootstrap(settings, storage, machine, clock)
         except (StorageError, OSError) as error:
-            storage.abandon()
             raise refusal(error) from error
-        except BaseException:
-            storage.abandon()
-            raise
         recovery_ms = round((time.perf_counter() - started) * 1000)
         self._storage = storage
         self._services = self._wire(storage, machine, clock, recovery_ms)
+        return self._services
 
     def _wire(
         self, storage: Storage, machine: StateMachine, clock: TimeKeeper, recovery_ms: int

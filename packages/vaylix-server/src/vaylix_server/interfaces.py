@@ -38,7 +38,7 @@ class Listener(Protocol):
         """Where clients reach it, for the log."""
 
     async def start_accepting(self) -> None:
-        """Let clients in; the address has been taken before."""
+        """Let clients in; raises OSError when that cannot be."""
 
     def stop_accepting(self) -> None:
         """Let nobody in any more; sessions that are in stay."""
@@ -51,7 +51,10 @@ class ListenCallable(Protocol):
     """Opens a listener."""
 
     async def __call__(self, host: str, port: int, session_factory: SessionFactory) -> Listener:
-        """Take `host` and `port`, let nobody in yet; raises OSError when that cannot be."""
+        """Take `host` and `port`, let nobody in yet; raises OSError when that cannot be.
+
+        From then on nobody else can take them. Clients that come too early wait or are refused.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
