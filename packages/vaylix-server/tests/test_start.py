@@ -239,3 +239,44 @@ def test_of_two_that_bind_together_the_slower_is_refused_and_lets_go(
 
     with bound_socket(port) as rival, asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(open_door(rival))
+
+
+async def hints(settings: Settings) -> tuple[str, list[str]]:
+    """Start a server; return its address, and the lines that tell how to talk to it."""
+    output = io.StringIO()
+    async with compose(settings, log=EventLog(output)) as server:
+        address = server.address
+    return address, [line for line in output.getvalue().splitlines() if "talk to it" in line]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [
+        (HOST, HOST),
+        pytest.param(
+            "[::1]",
+            "::1",
+            marks=pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6"),
+        ),
+    ],
+)
+async def test_the_log_tells_how_to_talk_to_the_server(bind: str, host: str) -> None:
+    address, told = await hints(Settings(bind=bind, port=0, storage_backend="memory"))
+    port = address.removeprefix(f"{bind}:")
+    assert told == [
+        f"[INFO] [server.startup] talk to it: vaylix-client --host {host} --port {port}"
+    ]
+
+
+async def test_no_client_is_named_where_none_gets_in() -> None:
+    _, told = await hints(Settings(transport="memory", storage_backend="memory"))
+    assert told == []

@@ -384,8 +384,12 @@ class Server:
             "server.startup",
             f"vaylix {SERVER_VERSION}{build} listening on {self.address}, data in {where}",
         )
-        host, _, port = self.address.rpartition(":")
-        log.info("server.startup", f"talk to it: vaylix-client --host {host} --port {port}")
+        if self._transport.name == "tcp":
+            # Whoever brings another transport knows what its clients are.
+            host, _, port = self.address.rpartition(":")
+            # Brackets belong to an address with a port; as a host the client cannot look it up.
+            host = host.removeprefix("[").removesuffix("]")
+            log.info("server.startup", f"talk to it: vaylix-client --host {host} --port {port}")
 
     @property
     def _what_is_kept(self) -> str:
