@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vaylix_protocol as vtp
 from vaylix_server.metrics import METRICS, Metrics
+from vaylix_server.session import Session
 from vaylix_server.settings import Settings
 from vaylix_server.testing import WireClient, serve_in_memory
 
@@ -197,6 +198,39 @@ async def test_slow_commands_are_counted(tmp_path: Path) -> None:
             await client.ask(vtp.List())
         metrics = await entries(client, vtp.Metrics())
         assert int(metrics["vaylix.server.command.slow.count"]) > 0
+
+
+async def test_each_slow_command_is_counted_once_however_it_is_served(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        (session,) = server.server._registry._members
+        assert isinstance(session, Session)
+        # Everything takes longer than this.
+        session._slow_seconds = 1e-12
+        metrics = server.server.services.metrics
+        reads: list[vtp.Command] = [vtp.Get(b"k%d" % number) for number in range(65)]
+        write, ping = vtp.Set(b"k", b"v"), vtp.Ping()
+        for pipeline in (
+            reads[:1],
+            reads[:64],
+            reads,
+            [write],
+            [write] * 1500,
+            [ping],
+            [write, *reads[:1], ping, write],
+            [vtp.Multi(), write, *reads[:1], vtp.Exec()],
+        ):
+            before = metrics.slow_commands, metrics.requests
+            client.send_bytes(
+                b"".join(
+                    client.connection.send_request(number.to_bytes(16, "big"), command)
+                    for number, command in enumerate(pipeline)
+                )
+            )
+            for _ in pipeline:
+                await client.receive()
+            counted = metrics.slow_commands - before[0], metrics.requests - before[1]
+            assert counted == (len(pipeline), len(pipeline))
 
 
 def test_every_metric_has_its_number() -> None:

@@ -27,8 +27,8 @@ bounded amount of memory, and nobody else waits for it.
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from vaylix_protocol import (
@@ -114,6 +114,8 @@ class Session:
         self._queue: deque[Run | bytes] = deque()
         # The last run of the queue while commands may still join it; submitted when closed.
         self._run: Run | None = None
+        # How many requests were submitted so far.
+        self._submitted = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._in_flight_weight = 0
@@ -224,43 +226,36 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """Work on the requests in `data`, or put them aside."""
         connection = self._connection
-        events = connection.receive_data(data)
+        events: Sequence[Event] = connection.receive_data(data)
         if len(events) == 1 and not self._is_held and not connection.has_more:
             event = events[0]
-            if isinstance(event, _RUNS) and self._take_whole(event):
-                return
+            if isinstance(event, _RUNS) and len(event.keys) <= GETS_AT_ONCE_MAX:
+                events = self._take_alone(event)
+                if not events:
+                    return
         if events:
             self._take(events)
         if self._dispatcher is not None and not self._dispatcher.is_known:
             self._registry.note_half_sent(self, connection.buffered_bytes)
 
-    def _take_whole(self, run: GetRun | SetRun) -> bool:
-        """Serve a read that brought nothing but one run; False when that needs more care.
+    def _take_alone(self, run: GetRun | SetRun) -> Sequence[Event]:
+        """Do what `_work` does for a read that brought one short run; return what is left of it.
 
         A client that waits for each answer costs two system calls a request, and whatever is
-        spent beside them counts. The outcome is that of `_work`.
+        spent beside them counts.
         """
-        dispatcher = self._dispatcher
+        started, dispatcher = monotonic(), self._dispatcher
         assert dispatcher is not None
         dispatcher.refresh_rights()
-        if len(run.keys) > GETS_AT_ONCE_MAX or not fits(run, self._limits):
-            return False
         self._silence.last_active = self._loop_time()
-        if isinstance(run, GetRun):
-            if self._queue or not dispatcher.reads_at_once:
-                return False
-            self._now_ms = self._write_path.read_time_ms()
-            self._answer_gets(run)
-        else:
-            if not dispatcher.writes_at_once:
-                return False
-            _, rest = split_sets(run, SESSION_WEIGHT_MAX - self._in_flight_weight)
-            if rest is not None:
-                return False
-            self._take_sets(run)
+        self._now_ms = self._write_path.read_time_ms()
+        rest = self._take_part(run)
+        if self._run is not None:
             self._close_run()
-        self._write_out()
-        return True
+        elif self._out:
+            self._write_out()
+            self._judge_speed(started, len(run.keys))
+        return rest
 
     def _take(self, events: Sequence[Event]) -> None:
         self._silence.last_active = self._loop_time()
@@ -276,7 +271,7 @@ class Session:
         dispatcher, pending = self._dispatcher, deque(events)
         assert dispatcher is not None
         assert not self._is_held
-        started, requests = time.monotonic(), self._metrics.requests
+        started, requests = monotonic(), self._metrics.requests - self._submitted
         self._now_ms = self._write_path.read_time_ms()
         dispatcher.refresh_rights()
         while pending and not self._is_held:
@@ -292,10 +287,9 @@ class Session:
                 self._write_out()
         if pending and not self._holds & Hold.ENDING:
             self._stalled.extendleft(reversed(pending))
-        waiting = 0 if self._run is None else len(self._run.commands)
         self._close_run()
         self._write_out()
-        self._judge_speed(started, self._metrics.requests - requests - waiting)
+        self._judge_speed(started, self._metrics.requests - self._submitted - requests)
 
     def _take_part(self, run: GetRun | SetRun) -> Sequence[Event]:
         """Serve as much of a run as may be served at once; return what has to follow it."""
@@ -304,22 +298,21 @@ class Session:
         rest: GetRun | SetRun | None
         if not fits(run, self._limits):
             return run.requests()
-        if isinstance(run, GetRun):
-            if not dispatcher.reads_at_once:
-                return run.requests()
-            if self._queue:
-                # One may pass what is left, as with any other request.
-                room = SESSION_WEIGHT_MAX - self._in_flight_weight
-                gets, rest = split_gets(run, -(-room // VALUE_WEIGHT))
-                self._take_gets(gets)
-            else:
-                gets, rest = split_gets(run, GETS_AT_ONCE_MAX)
-                self._answer_gets(gets)
-        else:
+        if isinstance(run, SetRun):
             if not dispatcher.writes_at_once:
                 return run.requests()
             sets, rest = split_sets(run, SESSION_WEIGHT_MAX - self._in_flight_weight)
             self._take_sets(sets)
+        elif not dispatcher.reads_at_once:
+            return run.requests()
+        elif self._queue:
+            # One may pass what is left, as with any other request.
+            room = SESSION_WEIGHT_MAX - self._in_flight_weight
+            gets, rest = split_gets(run, -(-room // VALUE_WEIGHT))
+            self._take_gets(gets)
+        else:
+            gets, rest = split_gets(run, GETS_AT_ONCE_MAX)
+            self._answer_gets(gets)
         return () if rest is None else (rest,)
 
     def _answer_gets(self, run: GetRun) -> None:
@@ -342,9 +335,6 @@ class Session:
                     value = keyspace.get(key, now_ms)
                     self.reply(request_id, NotFound() if value is None else Value(value))
             return
-        self._add_out(frames)
-
-    def _add_out(self, frames: bytes) -> None:
         self._out.append(frames)
         self._out_bytes += len(frames)
 
@@ -388,9 +378,12 @@ class Session:
             self._silence.start(services.settings.idle_timeout_seconds)
 
     def _judge_speed(self, started: float, requests: int) -> None:
-        """Count slow commands; those that are answered together are as slow as all of them."""
+        """Count slow commands; those that are answered together are as slow as all of them.
+
+        Each is judged once: behind the work at hand, or, if submitted, when it is settled.
+        """
         # Not the time of the loop, which stands still while a callback runs.
-        if self._slow_seconds and time.monotonic() - started >= self._slow_seconds:
+        if self._slow_seconds and monotonic() - started >= self._slow_seconds:
             self._metrics.slow_commands += requests
 
     # Holding and going on.
@@ -455,7 +448,8 @@ class Session:
     def _put(self, frame: bytes) -> None:
         """Send a frame behind everything that waits for an answer."""
         if not self._queue:
-            self._add_out(frame)
+            self._out.append(frame)
+            self._out_bytes += len(frame)
             return
         self._queue.append(frame)
         self._charge(frame_weight(frame))
@@ -505,6 +499,7 @@ class Session:
         if run is None:
             return
         self._run = None
+        self._submitted += len(run.commands)
         write_path = self._write_path
         write_path.submit(run)
         if write_path.is_full and not self._holds & Hold.ROOM:
