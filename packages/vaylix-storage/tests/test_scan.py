@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaylix_storage import Keyspace
+from vaylix_storage import ExecResult, Keyspace, ScanPage
 from vaylix_storage._glob import Glob
 from vaylix_storage._scan import LOOKS_MAX
-from vaylix_storage.commands import Del, Set, SetOptions
+from vaylix_storage.commands import Del, Exec, Scan, Set, SetOptions
 
 NOW = 1_000_000
 
@@ -238,3 +238,38 @@ def test_hostile_patterns_take_bounded_time(pattern: bytes) -> None:
 def test_keys_that_are_not_utf_8_are_matched_too() -> None:
     assert Glob(b"a?c").matches(b"a\xffc")
     assert Glob(b"*\xff*").matches(b"a\xffc")
+
+
+def test_all_scans_of_a_transaction_share_one_bound_and_each_moves_on() -> None:
+    keyspace = Keyspace()
+    keys = [b"%d" % number for number in range(3 * LOOKS_MAX)]
+    keyspace.set_all(keys, [b""] * len(keys), NOW)
+    seen: list[bytes] = []
+    cursor, transactions = 0, 0
+    while True:
+        scans = (Scan(cursor, None, LOOKS_MAX), Scan(cursor, b"*", LOOKS_MAX))
+        (result,) = keyspace.apply([Exec(scans)], NOW, want_results=True)
+        assert isinstance(result, ExecResult)
+        whole, rest = result.results
+        assert isinstance(whole, ScanPage)
+        assert isinstance(rest, ScanPage)
+        assert len(whole.keys) >= LOOKS_MAX or whole.cursor == 0
+        if transactions == 0:
+            assert 0 < len(rest.keys) < 10, "the first has used the bound up"
+            assert rest.cursor not in (0, cursor)
+        seen += whole.keys
+        cursor, transactions = whole.cursor, transactions + 1
+        if cursor == 0:
+            break
+    assert sorted(seen) == sorted(keys)
+    assert transactions == 3
+
+
+def test_a_scan_behind_a_transaction_has_a_bound_of_its_own() -> None:
+    keyspace = Keyspace()
+    keys = [b"%d" % number for number in range(LOOKS_MAX)]
+    keyspace.set_all(keys, [b""] * len(keys), NOW)
+    whole = Scan(0, None, LOOKS_MAX)
+    results = keyspace.apply([Exec((whole,)), whole], NOW, want_results=True)
+    assert isinstance(results[1], ScanPage)
+    assert len(results[1].keys) == LOOKS_MAX

@@ -177,6 +177,8 @@ def result_bytes(result: Result) -> int:
         return sum(len(value) for value in result if value is not None)
     if isinstance(result, list):
         return sum(len(key) + len(value) for key, value in result)
+    if isinstance(result, ScanPage):
+        return sum(map(len, result.keys))
     if isinstance(result, ExecResult):
         return sum(result_bytes(part) for part in result.results)
     return 0

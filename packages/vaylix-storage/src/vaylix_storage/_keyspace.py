@@ -27,7 +27,7 @@ from vaylix_storage._results import (
     ScanPage,
     SimpleResult,
 )
-from vaylix_storage._scan import scan_page
+from vaylix_storage._scan import LOOKS_MAX, scan_page
 from vaylix_storage._table import Table
 
 if TYPE_CHECKING:
@@ -122,13 +122,20 @@ class Keyspace:
         if can_fail:
             self._table.begin()
         results: list[SimpleResult] = []
-        # All LISTs of a transaction share one bound, since one reply has to carry them.
+        # All LISTs of a transaction share one bound, since one reply has to carry them, and so do
+        # all SCANs, since everybody waits for them.
         self.list_bytes_left = self.list_bytes_max
+        looks_left = LOOKS_MAX
         for part in command.commands:
             kind = type(part)
             if kind in _READS and not want_results:
                 continue
-            result = _HANDLERS[kind](self, part, now_ms)
+            result: SimpleResult
+            if isinstance(part, c.Scan):
+                result, looks = self._scan(part, now_ms, looks_left)
+                looks_left -= looks
+            else:
+                result = _HANDLERS[kind](self, part, now_ms)
             if isinstance(result, list):
                 self.list_bytes_left -= _listed_bytes(result)
             if kind in _CAN_FAIL and isinstance(result, CommandFailure):
@@ -200,7 +207,13 @@ class Keyspace:
         `count` is how many keys are wanted (None: 10, 0 counts as 1, at most 4096). A page may be
         shorter. A key that exists during the whole scan is returned exactly once.
         """
-        return scan_page(self._table.shards, cursor, pattern, count, now_ms)
+        return self._scan(c.Scan(cursor, pattern, count), now_ms, LOOKS_MAX)[0]
+
+    def _scan(self, command: c.Scan, now_ms: int, looks_max: int) -> tuple[ScanPage, int]:
+        shards = self._table.shards
+        return scan_page(
+            shards, command.cursor, command.pattern, command.count, now_ms, looks_max=looks_max
+        )
 
     def key_count(self, now_ms: int) -> int:
         """Return the exact number of live keys, without a scan."""

@@ -6,7 +6,8 @@ depend on the key alone, so a cursor means the same on every node and after a re
 that exists during the whole scan is passed exactly once: writes move no other key.
 
 A call looks at a bounded number of keys and may therefore return a short page; long keys end it
-sooner, so that the keys of a page take little more than 1 MiB.
+sooner, so that the keys of a page take little more than 1 MiB. All SCANs of a transaction share
+one bound, but each looks at one key at least: a cursor always moves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["LOOKS_MAX", "PAGE_KEYS_DEFAULT", "scan_page"]
 
 PAGE_KEYS_DEFAULT: Final = 10
-# Keys looked at in one call; also the longest page.
+# Keys looked at in one call or transaction; also the longest page.
 LOOKS_MAX: Final = 4096
 # A key on the page counts as one more look for each 256 bytes.
 _LOOK_SHIFT: Final = 8
@@ -36,20 +37,30 @@ _POSITION_SHIFT: Final = 64 - SHARD_BITS
 
 
 def scan_page(
-    shards: Sequence[Shard], cursor: int, pattern: bytes | None, count: int | None, now_ms: int
-) -> ScanPage:
-    """Return the next page from `cursor` on; a cursor past the end yields the end."""
+    shards: Sequence[Shard],
+    cursor: int,
+    pattern: bytes | None,
+    count: int | None,
+    now_ms: int,
+    *,
+    looks_max: int,
+) -> tuple[ScanPage, int]:
+    """Return the next page from `cursor` on, and how often it looked at a key.
+
+    A cursor past the end yields the end. `looks_max` counts as one at least.
+    """
     wanted = PAGE_KEYS_DEFAULT if count is None else min(max(count, 1), LOOKS_MAX)
     glob = None if pattern is None else Glob(pattern)
     found: list[bytes] = []
     looks = 0
+    looks_max = max(looks_max, 1)
     shard_index = _next_filled(shards, cursor >> _POSITION_SHIFT)
     while shard_index < SHARD_COUNT:
         shard = shards[shard_index]
         last_position = -1
         for position, key in _ordered(shard, cursor):
-            if (len(found) >= wanted or looks >= LOOKS_MAX) and position != last_position:
-                return ScanPage(position, sorted(found))
+            if (len(found) >= wanted or looks >= looks_max) and position != last_position:
+                return ScanPage(position, sorted(found)), looks
             last_position = position
             looks += 1
             expires_at_ms = expiry_of(shard[key])
@@ -62,9 +73,9 @@ def scan_page(
             looks += len(key) >> _LOOK_SHIFT
             found.append(key)
         shard_index = _next_filled(shards, shard_index + 1)
-        if shard_index < SHARD_COUNT and (len(found) >= wanted or looks >= LOOKS_MAX):
-            return ScanPage(shard_index << _POSITION_SHIFT, sorted(found))
-    return ScanPage(0, sorted(found))
+        if shard_index < SHARD_COUNT and (len(found) >= wanted or looks >= looks_max):
+            return ScanPage(shard_index << _POSITION_SHIFT, sorted(found)), looks
+    return ScanPage(0, sorted(found)), looks
 
 
 def _next_filled(shards: Sequence[Shard], shard_index: int) -> int:
