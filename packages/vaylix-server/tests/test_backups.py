@@ -13,6 +13,13 @@ from vaylix_protocol import CountReply, Entries, ErrorReply, NotFound, Ok, Reply
 from vaylix_server.errors import SettingsError
 from vaylix_server.settings import Settings
 from vaylix_server.testing import serve_in_memory
+from vaylix_storage import RealVfs
+from vaylix_storage.logical_backup import (
+    BackupDirectory,
+    BackupEntry,
+    BackupHeader,
+    DocumentWriter,
+)
 
 
 def code(reply: Reply) -> str:
@@ -172,6 +179,76 @@ async def test_bad_dumps_change_nothing(tmp_path: Path) -> None:
         assert code(await client.ask(vtp.BackupVerify("{"))) == "SRV-029"
         assert code(await client.ask(vtp.RestoreFrom("missing.json"))) == "SRV-004"
         assert await client.ask(vtp.Get(b"k")) == Value(b"v")
+
+
+KEY_BYTES_MAX = 2**16 - 1
+VALUE_BYTES_MAX = 8 * 1024 * 1024 - 16 - 1 - 4
+
+
+@pytest.mark.parametrize(
+    ("entries", "fault"),
+    [
+        (
+            {"a": b"", "k" * (KEY_BYTES_MAX + 1): b"1"},
+            f"entry 1: key '{'k' * 40}'...: the key has 65536 bytes, 65535 are allowed",
+        ),
+        (
+            {"a": b"", "huge": bytes(VALUE_BYTES_MAX + 1)},
+            "entry 1: key 'huge': the value has 8388588 bytes, 8388587 are allowed",
+        ),
+    ],
+    ids=["key", "value"],
+)
+async def test_what_no_client_could_read_or_remove_is_not_restored(
+    tmp_path: Path, entries: dict[str, bytes], fault: str
+) -> None:
+    commands: list[vtp.Command] = [
+        vtp.RestoreFrom("dump.json"),
+        vtp.RestoreCheckFrom("dump.json"),
+        vtp.BackupVerifyFrom("dump.json"),
+    ]
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        await client.ask(vtp.Set(b"k", b"v"))
+        text = put_dump(server.settings.backup_directory, entries)
+        if len(text) < server.settings.max_value_bytes:
+            commands += [vtp.Restore(text), vtp.RestoreCheck(text), vtp.BackupVerify(text)]
+        before = server.server.services.write_path.commit_index
+        for command in commands:
+            reply = await client.ask(command)
+            assert code(reply) == "ENG-004"
+            assert isinstance(reply, ErrorReply)
+            assert reply.message.endswith(fault)
+        assert server.server.services.write_path.commit_index == before
+        assert await client.ask(vtp.List()) == Entries(((b"k", b"v"),))
+
+
+async def test_the_longest_key_and_value_are_restored_and_can_be_read_and_removed(
+    tmp_path: Path,
+) -> None:
+    key, value = "k" * KEY_BYTES_MAX, bytes(VALUE_BYTES_MAX)
+    settings = Settings(data_dir=tmp_path, port=0, max_key_bytes=KEY_BYTES_MAX)
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.login()
+        put_dump(server.settings.backup_directory, {"a": value, key: b"1"})
+        assert isinstance(await client.ask(vtp.BackupVerifyFrom("dump.json")), Entries)
+        assert await client.ask(vtp.RestoreCheckFrom("dump.json")) == CountReply(2)
+        assert await client.ask(vtp.RestoreFrom("dump.json")) == CountReply(2)
+        assert await client.ask(vtp.Get(b"a")) == Value(value)
+        assert await client.ask(vtp.GetDel(b"a")) == Value(value)
+        page = await client.ask(vtp.Scan(0, None, None))
+        assert isinstance(page, vtp.ScanPage)
+        assert page.keys == (key.encode(),)
+        assert await client.ask(vtp.Del((key.encode(),))) == CountReply(1)
+
+
+def put_dump(directory: Path, entries: dict[str, bytes]) -> str:
+    """Write a dump and its sidecar, as no server of today would, and return it."""
+    writer = DocumentWriter(BackupHeader(created_at_ms=1, source_sequence=9))
+    rows = [BackupEntry(key.encode(), value, None, 7) for key, value in sorted(entries.items())]
+    pieces = [writer.begin(), writer.feed(rows), writer.end()]
+    BackupDirectory(directory, vfs=RealVfs()).write("dump.json", writer, pieces)
+    return b"".join(pieces).decode()
 
 
 async def test_a_client_that_leaves_does_not_stop_its_restore(tmp_path: Path) -> None:

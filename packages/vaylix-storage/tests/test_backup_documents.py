@@ -25,6 +25,7 @@ from vaylix_storage.logical_backup import (
     BackupEntry,
     BackupHeader,
     DocumentWriter,
+    EntryLimits,
     Sidecar,
     VerifyReport,
     check_document,
@@ -233,6 +234,31 @@ def test_planted_check_that_does_not_decode_is_found(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parser, "_decode_base64", str.encode)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_weakness_25_check_and_verify_decode_the_values_that_a_restore_would_write()
+
+
+def test_limits_hold_for_every_entry_that_a_restore_would_write() -> None:
+    text = (
+        HEAD + '{"key":"ab","value_base64":"MTIz","expires_at_ms":null,"version":1},'
+        '{"key":"c","value_base64":"","expires_at_ms":50,"version":1}]}'
+    )
+    document = parse_document(text.encode())
+    at_the_bound = EntryLimits(key_bytes_max=2, value_bytes_max=3)
+    assert check_document(document, 49, at_the_bound) == 2
+    for limits, now_ms, fault in (
+        (EntryLimits(1, 3), 49, "entry 0: key 'ab': the key has 2 bytes, 1 are allowed"),
+        (EntryLimits(2, 2), 49, "entry 0: key 'ab': the value has 3 bytes, 2 are allowed"),
+    ):
+        with pytest.raises(BackupFormatError) as failure:
+            check_document(document, now_ms, limits)
+        assert failure.value.reason == fault
+        with pytest.raises(BackupFormatError):
+            verify_document(text.encode(), now_ms, limits=limits)
+        with pytest.raises(BackupFormatError):
+            restore_batches(document, now_ms=now_ms, restore_id=bytes(16), limits=limits)
+    expired = BackupDocument(document.header, [BackupEntry(b"abc", b"", 50, 1)], {})
+    assert check_document(expired, 50, at_the_bound) == 0
+    with pytest.raises(BackupFormatError):
+        check_document(expired, 49, at_the_bound)
 
 
 STRICT = [

@@ -20,6 +20,7 @@ from vaylix_storage.errors import BackupError, StorageError
 from vaylix_storage.logical_backup import (
     BackupHeader,
     DocumentWriter,
+    EntryLimits,
     SortedWalk,
     backup_pieces,
     check_document,
@@ -43,6 +44,9 @@ __all__ = ["SlowCommands"]
 _T = TypeVar("_T")
 # Of the frame that has to carry an inline dump.
 _REPLY_OVERHEAD_BYTES = 64
+# What no request can name, or no reply can carry: clients could neither read nor remove it. Beside
+# a value a frame holds the request id, the status and the length of the value.
+_LIMITS = EntryLimits(key_bytes_max=2**16 - 1, value_bytes_max=vtp.FRAME_BYTES_MAX - (16 + 1 + 4))
 # What a batch of a restore takes, more or less: it goes by itself.
 _RESTORE_BATCH_BYTES = 1024 * 1024
 
@@ -181,11 +185,11 @@ class SlowCommands:
         now_ms = self._write_path.read_time_ms()
         if isinstance(command, vtp.BackupVerifyFrom):
             path = command.path
-            report = await self._in_thread(lambda: self._backups.verify(path, now_ms))
+            report = await self._in_thread(lambda: self._backups.verify(path, now_ms, _LIMITS))
         else:
             assert isinstance(command, vtp.BackupVerify)
             dump = command.dump.encode()
-            report = await self._in_thread(lambda: verify_document(dump, now_ms))
+            report = await self._in_thread(lambda: verify_document(dump, now_ms, limits=_LIMITS))
         return vtp.Entries(tuple((name.encode(), text.encode()) for name, text in report.pairs()))
 
     # Restores
@@ -194,7 +198,8 @@ class SlowCommands:
         del username
         now_ms = self._write_path.read_time_ms()
         document = await self._read(command)
-        return vtp.CountReply(await self._in_thread(lambda: check_document(document, now_ms)))
+        work = partial(check_document, document, now_ms, _LIMITS)
+        return vtp.CountReply(await self._in_thread(work))
 
     async def _restore(self, command: vtp.Command, username: str) -> Reply:
         """Write the dump into the log, chunk by chunk; the last entry makes it count."""
@@ -203,7 +208,13 @@ class SlowCommands:
         restore_id = self._new_id()
         async with self._restore_lock, self._walk.quietly():
             batches = await self._in_thread(
-                lambda: restore_batches(document, now_ms=now_ms, restore_id=restore_id)
+                partial(
+                    restore_batches,
+                    document,
+                    now_ms=now_ms,
+                    restore_id=restore_id,
+                    limits=_LIMITS,
+                )
             )
             result: Result | ErrorReply = 0
             for commands in batches:

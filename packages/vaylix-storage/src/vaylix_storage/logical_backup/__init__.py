@@ -12,6 +12,7 @@ from vaylix_storage.logical_backup._document import (
     BackupEntry,
     BackupHeader,
     DocumentWriter,
+    EntryLimits,
 )
 from vaylix_storage.logical_backup._files import BackupDirectory, BackupFile
 from vaylix_storage.logical_backup._parser import (
@@ -34,6 +35,7 @@ __all__ = [
     "BackupFile",
     "BackupHeader",
     "DocumentWriter",
+    "EntryLimits",
     "Sidecar",
     "SortedWalk",
     "VerifyReport",

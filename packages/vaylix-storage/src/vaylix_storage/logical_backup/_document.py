@@ -26,6 +26,7 @@ __all__ = [
     "BackupEntry",
     "BackupHeader",
     "DocumentWriter",
+    "EntryLimits",
     "WireEntry",
 ]
 
@@ -35,6 +36,8 @@ VERSION_WRITTEN: Final = 2
 SOURCE_ENGINE_VERSION: Final = 3
 # What each document begins with, as it is written here.
 DUMP_HEAD: Final = b'{"version":'
+# Of a key in an error.
+_SHOWN_BYTES: Final = 40
 
 
 class BackupEntry(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +51,27 @@ class BackupEntry(msgspec.Struct, frozen=True, gc=False):
     def is_live(self, now_ms: int) -> bool:
         """Tell whether a restore at `now_ms` would write this entry."""
         return self.expires_at_ms is None or self.expires_at_ms > now_ms
+
+
+class EntryLimits(msgspec.Struct, frozen=True):
+    """How long a key and a value may be at most, in bytes, where readers cannot take any length."""
+
+    key_bytes_max: int
+    value_bytes_max: int
+
+    def fault_of(self, entry: BackupEntry) -> str | None:
+        """Return what is too long in an entry, and which one it is; None if nothing is."""
+        if len(entry.key) > self.key_bytes_max:
+            return _too_long(entry, "key", len(entry.key), self.key_bytes_max)
+        if len(entry.value) > self.value_bytes_max:
+            return _too_long(entry, "value", len(entry.value), self.value_bytes_max)
+        return None
+
+
+def _too_long(entry: BackupEntry, what: str, size_bytes: int, bytes_max: int) -> str:
+    start = entry.key[:_SHOWN_BYTES].decode(errors="replace")
+    name = repr(start) + ("..." if len(entry.key) > _SHOWN_BYTES else "")
+    return f"key {name}: the {what} has {size_bytes} bytes, {bytes_max} are allowed"
 
 
 class BackupHeader(msgspec.Struct, frozen=True, gc=False, kw_only=True):

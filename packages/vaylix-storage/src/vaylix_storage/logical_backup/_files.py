@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaylix_storage._vfs import File, Vfs
-    from vaylix_storage.logical_backup._document import BackupDocument, DocumentWriter
+    from vaylix_storage.logical_backup._document import BackupDocument, DocumentWriter, EntryLimits
     from vaylix_storage.logical_backup._parser import VerifyReport
 
 __all__ = ["BackupDirectory", "BackupFile"]
@@ -123,7 +123,7 @@ class BackupDirectory:
                 Sidecar.parse(sidecar).verify(actual)
         return document
 
-    def verify(self, text: str, now_ms: int) -> VerifyReport:
+    def verify(self, text: str, now_ms: int, limits: EntryLimits | None = None) -> VerifyReport:
         """Verify a dump that must have a sidecar, for VERIFY FROM.
 
         Raises what `resolve_for_reading` and `verify_document` raise, and BackupFileError.
@@ -136,7 +136,7 @@ class BackupDirectory:
                 "No such file or directory (os error 2)", path=_sidecar_path(path)
             )
         with _naming(path):
-            return verify_document(data, now_ms, sidecar)
+            return verify_document(data, now_ms, sidecar, limits)
 
     def _read_dump(self, path: Path) -> bytes:
         data = self._read(path)

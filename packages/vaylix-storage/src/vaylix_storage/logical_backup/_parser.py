@@ -25,7 +25,12 @@ from vaylix_storage.errors import (
     BackupVerificationError,
     BackupVersionError,
 )
-from vaylix_storage.logical_backup._document import BackupDocument, BackupEntry, BackupHeader
+from vaylix_storage.logical_backup._document import (
+    BackupDocument,
+    BackupEntry,
+    BackupHeader,
+    EntryLimits,
+)
 from vaylix_storage.logical_backup._sidecar import Sidecar
 from vaylix_storage.logical_backup._strict_json import (
     U32_MAX,
@@ -113,19 +118,29 @@ def parse_document(data: bytes) -> BackupDocument:
     return _read_entries(header, values)
 
 
-def check_document(document: BackupDocument, now_ms: int) -> int:
+def check_document(document: BackupDocument, now_ms: int, limits: EntryLimits | None = None) -> int:
     """Return how many entries a restore at `now_ms` would write.
 
     An entry counts even if a later one has the same key. Raises BackupFormatError when the value of
-    one of them is not base64.
+    one of them is not base64, or when one exceeds the `limits`.
     """
     for place, reason in document.bad_values.items():
         if document.entries[place].is_live(now_ms):
             raise BackupFormatError(reason)
+    if limits is not None:
+        for place, entry in enumerate(document.entries):
+            fault = limits.fault_of(entry)
+            if fault is not None and entry.is_live(now_ms):
+                raise BackupFormatError(f"entry {place}: {fault}")
     return sum(entry.is_live(now_ms) for entry in document.entries)
 
 
-def verify_document(data: bytes, now_ms: int, sidecar: bytes | None = None) -> VerifyReport:
+def verify_document(
+    data: bytes,
+    now_ms: int,
+    sidecar: bytes | None = None,
+    limits: EntryLimits | None = None,
+) -> VerifyReport:
     """Check a document, and that it is the one its sidecar describes, if that is given.
 
     Raises BackupVerificationError for what is wrong with the document as a whole, and
@@ -142,7 +157,7 @@ def verify_document(data: bytes, now_ms: int, sidecar: bytes | None = None) -> V
             Sidecar.parse(sidecar).verify(describe(data, header, len(values)))
         document = _read_entries(header, values)
     return VerifyReport(
-        check_document(document, now_ms), len(document.entries), sha256(data).hexdigest()
+        check_document(document, now_ms, limits), len(document.entries), sha256(data).hexdigest()
     )
 
 

@@ -12,7 +12,7 @@ from vaylix_storage.logical_backup._parser import check_document
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vaylix_storage.logical_backup._document import BackupDocument, BackupEntry
+    from vaylix_storage.logical_backup._document import BackupDocument, BackupEntry, EntryLimits
 
 __all__ = ["restore_batches"]
 
@@ -26,7 +26,11 @@ _Item: TypeAlias = tuple[bytes, bytes, int, int]
 
 
 def restore_batches(
-    document: BackupDocument, *, now_ms: int, restore_id: bytes
+    document: BackupDocument,
+    *,
+    now_ms: int,
+    restore_id: bytes,
+    limits: EntryLimits | None = None,
 ) -> Iterator[list[Command]]:
     """Return the commands of a restore, a list for each batch, to be logged in this order.
 
@@ -36,7 +40,7 @@ def restore_batches(
     BackupFormatError as `check_document` does and EntryTooLargeError. That passes over all entries,
     so call it in a thread when a document is large; a batch is then made in a millisecond.
     """
-    check_document(document, now_ms)
+    check_document(document, now_ms, limits)
     for entry in document.entries:
         if len(entry.key) + len(entry.value) > ENTRY_BYTES_MAX - _OVERHEAD_BYTES:
             raise EntryTooLargeError(
