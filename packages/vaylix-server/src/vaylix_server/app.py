@@ -140,6 +140,7 @@ class Server:
             self._settings.expiration_sweep_interval_seconds or 0
         )
         self._housekeeping_turn()
+        self._announce_clock(services)
         self._announce()
 
     async def _listen(self) -> Listener:
@@ -338,6 +339,16 @@ class Server:
     def _make_session(self) -> asyncio.Protocol:
         # It has the interface, but not the base class.
         return cast("asyncio.Protocol", Session(self.services, self._registry))
+
+    def _announce_clock(self, services: Services) -> None:
+        problem = services.diagnostics.clock_problem
+        if problem is not None:
+            self._log.warning(
+                "server.startup",
+                f"{problem}, by which keys expire. If the wall clock is wrong, set it. If it is "
+                f"right, it was wrong when the log was written: take a dump with BACKUP TO, and "
+                f"RESTORE FROM it in a new --data-dir",
+            )
 
     def _announce(self) -> None:
         """Say what an operator should know, and how to talk to the server."""

@@ -13,8 +13,11 @@ decides alike. That time is made here, by the node that proposes. It must
 
 So the time is `max(wall, last + elapsed)`, where `elapsed` comes from a clock that no one sets and
 that goes on while the machine sleeps (CLOCK_BOOTTIME). A wall clock that is suddenly more than
-`jump_ms_max` ahead of that is believed only when it still says so `patience_ms` later; until then
-the offset is visible in `offset_ms`, which HEALTH and a metric show.
+`jump_ms_max` ahead of that is believed only when it still says so `patience_ms` later.
+
+The price is that a log once written with a clock that was ahead stays ahead. It serves as before,
+but whatever comes with a moment of its own, such as the entries of a RESTORE, expires early. Nobody
+would guess why, so `offset_ms` is shown by a metric, and by HEALTH and the start when it is large.
 
 Reads use the same time as writes. Every later batch is stamped at or after the time of every
 earlier read, because there is only one `now`, and it does not go back.
@@ -52,30 +55,29 @@ class TimeKeeper:
         self._patience_ms = patience_ms
         self._elapsed = elapsed_ms()
         # Nothing has been observed in this process yet, so the wall clock is believed once.
-        self._last = max(start_ms, wall_ms())
+        wall = wall_ms()
+        self._last = max(start_ms, wall)
         self._ahead_since: int | None = None
-        self.offset_ms = 0
+        # How far the wall clock was ahead of the newest answer when that was given.
+        self.offset_ms = wall - self._last
 
     @property
-    def doubts_wall_clock(self) -> bool:
-        """Whether the wall clock is far ahead and not believed yet."""
-        return self._ahead_since is not None
+    def is_far_off(self) -> bool:
+        """Whether the wall clock was further away, before or behind, than is followed at once."""
+        return abs(self.offset_ms) > self._jump_ms_max
 
     def now(self) -> int:
         """Return the current time in milliseconds, at least as large as every earlier answer."""
         elapsed = self._elapsed_ms()
         steady = self._last + max(0, elapsed - self._elapsed)
         wall = self._wall_ms()
-        self.offset_ms = wall - steady
-        if self.offset_ms <= 0:
+        if wall - steady <= self._jump_ms_max:
             self._ahead_since = None
-            now = steady
-        elif self.offset_ms <= self._jump_ms_max:
-            self._ahead_since = None
-            now = wall
+            now = max(wall, steady)
         else:
             now = self._judge_jump(wall, steady, elapsed)
         assert now >= self._last, "time must not go back"
+        self.offset_ms = wall - now
         self._elapsed = elapsed
         self._last = now
         return now
@@ -86,5 +88,4 @@ class TimeKeeper:
         if elapsed - self._ahead_since < self._patience_ms:
             return steady
         self._ahead_since = None
-        self.offset_ms = 0
         return wall

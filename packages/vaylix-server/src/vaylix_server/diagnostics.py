@@ -81,11 +81,11 @@ class Diagnostics:
 
     def metrics(self) -> Entries:
         """Return METRICS."""
-        return _entries((spec.name, value) for spec, value in self._metrics.values())
+        return _entries((spec.name, value) for spec, value in self._measured().values())
 
     def exposition(self) -> Value:
         """Return METRICS PROM."""
-        return Value(self._metrics.exposition().encode())
+        return Value(self._measured().exposition().encode())
 
     def info(self) -> Entries:
         """Return INFO, sorted by key."""
@@ -98,8 +98,23 @@ class Diagnostics:
             self._replication_info,
         )
         pairs = {name: value for section in sections for name, value in section().items()}
-        pairs |= {f"metrics.{spec.name}": value for spec, value in self._metrics.values()}
+        pairs |= {f"metrics.{spec.name}": value for spec, value in self._measured().values()}
         return _entries(sorted(pairs.items()))
+
+    @property
+    def clock_problem(self) -> str | None:
+        """How far the wall clock is from the time of the log, when that is more than usual."""
+        self._clock.now()
+        if not self._clock.is_far_off:
+            return None
+        offset_ms = self._clock.offset_ms
+        side = "behind" if offset_ms < 0 else "ahead of"
+        return f"clock_offset_ms: {offset_ms}; the wall clock is {side} the time of the log"
+
+    def _measured(self) -> Metrics:
+        self._clock.now()
+        self._metrics.clock_offset_ms = abs(self._clock.offset_ms)
+        return self._metrics
 
     @property
     def _status(self) -> str:
@@ -109,10 +124,7 @@ class Diagnostics:
     def _reason(self) -> str:
         if self._write_path.failure is not None:
             return f"log_failed: {self._write_path.failure}; restart the server to recover"
-        offset_ms = self._clock.offset_ms
-        if self._clock.doubts_wall_clock:
-            return f"clock_offset_ms: {offset_ms}"
-        return "none"
+        return self.clock_problem or "none"
 
     def _server_info(self) -> dict[str, object]:
         return {

@@ -193,6 +193,14 @@ METRICS: Final = (
         "{entry}",
         "Committed entries that are not applied yet.",
     ),
+    # Not in the spec, therefore behind what is. All values are unsigned; HEALTH tells the side.
+    MetricSpec(
+        "clock_offset_ms",
+        "vaylix.server.clock.offset.ms",
+        _GAUGE,
+        "ms",
+        "Distance between the wall clock and the time of the log, whichever is ahead.",
+    ),
 )
 
 
@@ -225,6 +233,7 @@ class Metrics:
         self.writes_batched = 0
         self.write_batch_commands_max = 0
         self.apply_lag = 0
+        self.clock_offset_ms = 0
 
     def values(self) -> Iterable[tuple[MetricSpec, int]]:
         """Return every metric with its present value, in the order of METRICS."""
