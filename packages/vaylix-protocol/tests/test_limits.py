@@ -18,6 +18,7 @@ from vaylix_protocol import (
     Compression,
     Connection,
     ConnectionBroken,
+    ConnectionClosed,
     ConnectionSettings,
     CountReply,
     CreateRole,
@@ -464,6 +465,79 @@ def test_the_end_is_reported_behind_what_is_still_to_come() -> None:
         *["Request"] * 3,
         "ConnectionClosed",
     ]
+
+
+def test_one_at_a_time_nothing_behind_a_message_is_taken_out() -> None:
+    server = ConnectedPair().server
+    server.one_at_a_time = True
+    bomb = frame(zstandard.compress(bytes(17) + b"\x42" + bytes(8_000_000)), 1)
+    stream = frame(bytes(17) + b"\x42") + bomb * 2
+    # The last bomb is cut in two.
+    first = server.receive_data(stream[:-1])
+    held = [(server.has_more, server.buffered_bytes)]
+    second = server.receive_data(b"")
+    held.append((server.has_more, server.buffered_bytes))
+    nothing = server.receive_data(b"")
+    held.append((server.has_more, server.buffered_bytes))
+    third = server.receive_data(stream[-1:])
+
+    assert [len(first), len(second), len(nothing), len(third)] == [1, 1, 0, 1]
+    assert held == [(True, 2 * len(bomb) - 1), (True, len(bomb) - 1), (False, len(bomb) - 1)]
+    assert (server.has_more, server.buffered_bytes) == (False, 0)
+    assert server.receive_eof() == [ConnectionClosed()]
+
+
+def test_one_at_a_time_the_end_takes_nothing_out() -> None:
+    server = ConnectedPair().server
+    server.one_at_a_time = True
+    ping = frame(bytes(17) + b"\x42")
+    server.receive_data(ping * 3)
+
+    assert server.receive_eof() == []
+    assert server.buffered_bytes == 2 * len(ping)
+    assert [type(event) for event in feed(server, b"")] == [Request, Request, ConnectionClosed]
+
+
+def test_one_at_a_time_can_be_changed_between_any_two_calls() -> None:
+    server = ConnectedPair().server
+    ping, bomb = (
+        frame(bytes(17) + b"\x42"),
+        frame(zstandard.compress(bytes(17) + b"\x42" + bytes(8_388_608 - 18)), 1),
+    )
+    counts = [len(server.receive_data(bomb + ping * 5))]
+    for one_at_a_time in (True, True, False):
+        server.one_at_a_time = one_at_a_time
+        counts.append(len(server.receive_data(b"")))
+    server.one_at_a_time = True
+    counts.append(len(server.receive_data(ping * 2 + b"garbage that is long enough")))
+    counts.append(len(server.receive_data(b"")))
+
+    assert counts == [1, 1, 1, 3, 1, 1]
+    assert server.has_more
+    (broken,) = server.receive_data(b"")
+    assert isinstance(broken, ConnectionBroken)
+    assert (server.has_more, server.buffered_bytes) == (False, 0)
+
+
+def test_one_at_a_time_many_small_frames_are_not_copied_for_each() -> None:
+    server = ConnectedPair().server
+    server.one_at_a_time = True
+    count, ping = 10_000, frame(bytes(17) + b"\x42")
+    server.receive_data(ping * count)
+    peaks: list[int] = []
+    tracemalloc.start()
+    try:
+        while server.has_more:
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            assert len(server.receive_data(b"")) == 1
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+
+    assert len(peaks) == count - 1
+    # The buffer may be moved when it has become half as long, and half as long again.
+    assert sum(peak > 10_000 for peak in peaks) < 20
 
 
 def test_a_frame_in_small_pieces_is_buffered_once() -> None:

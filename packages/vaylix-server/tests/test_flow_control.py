@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 import vaylix_protocol as vtp
-from vaylix_protocol import Ok, Value
+from vaylix_protocol import ConnectionSettings, Ok, Value
 from vaylix_server import IS_COMPILED
 from vaylix_server import session as session_module
 from vaylix_server import write_path as write_path_module
 from vaylix_server.fast_paths import OUT_BYTES_MAX
 from vaylix_server.holds import Hold
+from vaylix_server.passwords import verify_password
 from vaylix_server.session import Session
 from vaylix_server.settings import Settings
 from vaylix_server.testing import MemoryServer, WireClient, serve_in_memory
@@ -265,7 +270,7 @@ def request_bytes(client: WireClient, number: int, command: vtp.Command) -> byte
 async def test_what_is_half_sent_without_a_login_is_bounded_for_all_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaylix_server.registry.HALF_SENT_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr("vaylix_server.registry.WAITING_BYTES_MAX", 1_000_000)
     large = vtp.Set(b"k", random.Random(1).randbytes(500_000))
     settings = Settings(disable_compression=True, max_value_bytes=500_000)
     async with serve_in_memory(tmp_path, settings) as server:
@@ -282,7 +287,7 @@ async def test_what_is_half_sent_without_a_login_is_bounded_for_all_together(
         await clients[1].closed.wait()
         assert not clients[0].closed.is_set()
         assert not clients[2].closed.is_set()
-        assert "too much was sent without a login" in server.output.getvalue()
+        assert "too much waited without a login" in server.output.getvalue()
         # Others come and go as before, and what the user had begun is finished.
         assert await (await server.login()).ask(vtp.Ping()) == Value(b"PONG")
         user.send_bytes(whole[-1:])
@@ -290,7 +295,7 @@ async def test_what_is_half_sent_without_a_login_is_bounded_for_all_together(
         for client in (clients[0], clients[2]):
             client.close()
         await turns(20)
-        assert server.server._registry._half_sent_bytes == 0
+        assert server.server._registry._waiting_bytes == 0
 
 
 async def test_a_request_behind_a_login_counts_until_that_succeeds(tmp_path: Path) -> None:
@@ -300,6 +305,139 @@ async def test_a_request_behind_a_login_counts_until_that_succeeds(tmp_path: Pat
         whole = request_bytes(client, 2, vtp.Set(b"k", bytes(100_000)))
         client.send_bytes(login + whole[:-1])
         assert await client.receive() == Ok()
-        assert server.server._registry._half_sent_bytes == 0
+        assert server.server._registry._waiting_bytes == 0
         client.send_bytes(whole[-1:])
         assert await client.receive() == Ok()
+
+
+@asynccontextmanager
+async def slow_logins(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[threading.Event]:
+    """Let no check of a password end before the event is set, which is set in the end."""
+    go_on = threading.Event()
+
+    def verify(password: str, phc: str) -> bool:
+        go_on.wait()
+        return verify_password(password, phc)
+
+    monkeypatch.setattr("vaylix_server.authenticator.verify_password", verify)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+
+
+BIG_VALUES = Settings(max_value_bytes=8 << 20, max_request_payload_bytes=8 << 20)
+
+
+async def test_what_waits_behind_a_login_is_not_expanded_and_answered_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_in_memory(tmp_path, BIG_VALUES) as server, slow_logins(monkeypatch) as go_on:
+        clients = [await server.greet() for _ in range(3)]
+        pipeline: list[vtp.Command] = [
+            vtp.Auth("vaylix", "vaylix"),
+            *(vtp.Set(b"k", bytes((8 << 20) - 100)) for _ in range(2)),
+            vtp.Set(b"k", b"v"),
+            vtp.Get(b"k"),
+            vtp.Ping(),
+        ]
+        streams = [
+            [request_bytes(client, n, command) for n, command in enumerate(pipeline)]
+            for client in clients
+        ]
+        tracemalloc.start()
+        try:
+            for client, stream in zip(clients, streams, strict=True):
+                client.send_bytes(b"".join(stream))
+            await turns(20)
+            held_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        waiting = sum(len(frame) for stream in streams for frame in stream[1:])
+        assert server.server._registry._waiting_bytes == waiting
+        assert held_bytes < 20 * waiting < 1 << 20
+        go_on.set()
+        for client in clients:
+            replies = [await client.receive() for _ in pipeline]
+            assert replies == [Ok()] * 4 + [Value(b"v"), Value(b"PONG")]
+        assert server.server._registry._waiting_bytes == 0
+
+
+@pytest.mark.parametrize("password", ["vaylix", "wrong"])
+async def test_what_waits_behind_a_login_is_bounded_for_all_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    monkeypatch.setattr("vaylix_server.registry.WAITING_BYTES_MAX", 1_000_000)
+    async with serve_in_memory(tmp_path) as server, slow_logins(monkeypatch) as go_on:
+        clients = [await server.greet() for _ in range(3)]
+        for client, size in zip(clients, (300_000, 500_000, 250_000), strict=True):
+            client.send_bytes(
+                request_bytes(client, 1, vtp.Auth("vaylix", password))
+                + request_bytes(client, 2, vtp.Set(b"k", b"v"))
+                + request_bytes(client, 3, vtp.Auth("vaylix", password))
+                # Nothing of these is half sent.
+                + b"".join(
+                    request_bytes(client, n, vtp.Set(b"k", random.Random(n).randbytes(50_000)))
+                    for n in range(4, 4 + size // 50_000)
+                )
+            )
+        await clients[1].closed.wait()
+        go_on.set()
+        for client, size in ((clients[0], 300_000), (clients[2], 250_000)):
+            replies = [await client.receive() for _ in range(3 + size // 50_000)]
+            if password == "vaylix":
+                assert replies == [Ok()] * len(replies)
+            else:
+                assert all(isinstance(reply, vtp.ErrorReply) for reply in replies)
+        assert server.output.getvalue().count("too much waited without a login") == 1
+        assert server.server._registry._waiting_bytes == 0
+
+
+async def test_answers_that_are_not_read_count_without_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may compress what it sends and have its answers at full length."""
+    monkeypatch.setattr("vaylix_server.registry.WAITING_BYTES_MAX", 1_000_000)
+    plain = ConnectionSettings(compression=vtp.Compression.NONE)
+    async with serve_in_memory(tmp_path) as server:
+        compressing, reader = await server.greet(), await server.greet(plain)
+        clients = [await server.greet(plain) for _ in range(3)]
+        for client, size in zip(clients, (300_000, 400_000, 350_000), strict=True):
+            assert client.transport is not None
+            client.transport.pause_reading()
+            ping = request_bytes(compressing, size, vtp.Ping(bytes(size)))
+            assert len(ping) < 1_000
+            # Of what stands behind the first answer that is not read, nothing is taken out.
+            client.send_bytes(ping * 2)
+        await clients[1].closed.wait()
+        registry = server.server._registry
+        assert 650_000 < registry._waiting_bytes < 652_000
+        # Whoever reads its answers is none of them.
+        assert await reader.ask(vtp.Ping(bytes(300_000))) == Value(bytes(300_000))
+        for client in (clients[0], clients[2]):
+            client.close()
+        await turns(20)
+        assert registry._waiting_bytes == 0
+
+
+async def test_what_waits_behind_a_login_is_answered_before_a_stop_and_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_in_memory(tmp_path) as server, slow_logins(monkeypatch) as go_on:
+        clients = [await server.greet() for _ in range(2)]
+        for client in clients:
+            client.send_bytes(
+                request_bytes(client, 1, vtp.Auth("vaylix", "vaylix"))
+                + request_bytes(client, 2, vtp.Set(b"k", b"v"))
+                + request_bytes(client, 3, vtp.Get(b"k"))
+                + b"half a frame"
+            )
+        assert clients[0].transport is not None
+        clients[0].transport.write_eof()
+        await turns(10)
+        server.server._registry.begin_stop()
+        await turns(10)
+        go_on.set()
+        for client in clients:
+            assert [await client.receive() for _ in range(3)] == [Ok(), Ok(), Value(b"v")]
+            await client.closed.wait()

@@ -33,18 +33,18 @@ def registry() -> SessionRegistry:
 def test_whoever_has_sent_most_is_turned_out_once_and_nobody_else(
     registry: SessionRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaylix_server.registry.HALF_SENT_BYTES_MAX", 100)
+    monkeypatch.setattr("vaylix_server.registry.WAITING_BYTES_MAX", 100)
     greedy, others = Session(), [Session() for _ in range(3)]
     for session in (greedy, *others):
         registry.add(session)
-    registry.note_half_sent(greedy, 60)
+    registry.note_waiting(greedy, 60)
     # All of them are read before the end of the first one is noticed.
     for session in others:
-        registry.note_half_sent(session, 30)
-    assert greedy.told == ["turned out: too much was sent without a login", "abort"]
+        registry.note_waiting(session, 30)
+    assert greedy.told == ["turned out: too much waited without a login", "abort"]
     assert [session.told for session in others] == [[], [], []]
     registry.remove(greedy)
-    registry.note_half_sent(others[0], 40)
+    registry.note_waiting(others[0], 40)
     assert others[0].told == []
-    registry.note_half_sent(others[1], 31)
+    registry.note_waiting(others[1], 31)
     assert others[0].told[1:] == ["abort"]

@@ -118,6 +118,10 @@ class Connection:
     less than 16 MiB where the peer compresses; if more would come out, `has_more` is true. As
     objects a list of tiny items takes a multiple of its bytes, up to 100 MiB for entries of 6 bytes
     in a frame of 8 MiB; all other lists are no longer than what can be, or was, asked for.
+
+    While `one_at_a_time` is set, a call returns one message at most, and what stands behind it is
+    neither decompressed nor decoded. For owners that may have to stop behind any message and must
+    not hold what comes after it. A hello is followed by the first message in the same call.
     """
 
     __slots__ = (
@@ -133,6 +137,7 @@ class Connection:
         "_said_hello",
         "_settings",
         "_writer",
+        "one_at_a_time",
     )
 
     def __init__(self, role: Role, settings: ConnectionSettings) -> None:
@@ -146,6 +151,8 @@ class Connection:
         self._said_hello = False
         self._rejected = False
         self._eof = False
+        # For the owner to set, see above.
+        self.one_at_a_time = False
         self._plain_bytes_max = -1
         self._plain_value_bytes_max = -1
 
@@ -171,7 +178,8 @@ class Connection:
         """Whether `receive_data(b"")` may return further events without further input.
 
         Compressed input can stand for far more than its size, so one call decompresses a bounded
-        amount. Take the events, then call again, before the next input.
+        amount, and with `one_at_a_time` one frame. Take the events, then call again, before the
+        next input.
         """
         return self._reader.has_more
 
@@ -195,18 +203,22 @@ class Connection:
     def receive_eof(self) -> list[Event]:
         """Return what follows from the end of the peer's stream.
 
-        With `has_more`, the end is reported behind the events that are still to come.
+        With `has_more`, nothing does yet: the end is reported behind the events that are still to
+        come from `receive_data`.
         """
         self._eof = True
-        return self.receive_data(b"")
+        return [] if self.has_more else self.receive_data(b"")
 
     def _read(self, data: bytes, events: list[Event]) -> None:
         reader = self._reader
-        data = reader.join(data)
         groups_runs, position = self._settings.groups_runs, 0
-        if groups_runs and self._role is _SERVER:
-            position = take_plain_runs(data, reader.frame_bytes_max, events)
-        bodies = reader.read_from(data, position)
+        if self.one_at_a_time:
+            bodies = reader.read_one(data)
+        else:
+            data = reader.join(data)
+            if groups_runs and self._role is _SERVER:
+                position = take_plain_runs(data, reader.frame_bytes_max, events)
+            bodies = reader.read_from(data, position)
         try:
             if not bodies:
                 pass
@@ -222,7 +234,7 @@ class Connection:
             self._finish(events)
 
     def _read_hello(self, data: bytes, events: list[Event]) -> None:
-        bodies = self._reader.read(data, frames_max=1)
+        bodies = self._reader.read_one(data)
         if not bodies:
             self._finish(events)
             return

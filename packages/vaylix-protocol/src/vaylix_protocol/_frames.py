@@ -6,7 +6,8 @@ as soon as it is whole, so the buffer holds at most one header and one payload w
 
 Compressed frames make one exception. A few hundred bytes can stand for 8 MiB, so a batch also ends
 once its decompressed bodies amount to 8 MiB; the rest stays in the buffer, still compressed, and
-`has_more` is true. A batch thus expands to less than 16 MiB, whatever the peer sends.
+`has_more` is true. A batch thus expands to less than 16 MiB, whatever the peer sends. Who wants
+nothing expanded before it is needed reads one frame at a time.
 """
 
 from __future__ import annotations
@@ -80,12 +81,29 @@ class FrameReader:
         self._buffer.clear()
         self.has_more = False
 
-    def read(self, data: bytes, frames_max: int | None = None) -> list[bytes]:
-        """Return the bodies of the frames that `data` completes, in order, at most `frames_max`.
+    def read(self, data: bytes) -> list[bytes]:
+        """Return the bodies of the frames that `data` completes, in order.
 
         Check `failure` afterwards: bodies before the broken frame are returned all the same.
         """
-        return self.read_from(self.join(data), 0, frames_max)
+        return self.read_from(self.join(data), 0)
+
+    def read_one(self, data: bytes) -> list[bytes]:
+        """Do what `read` does, but return one body at most; `has_more` if others may follow.
+
+        What follows stays as it came, and in place: many small frames cost no copies of it.
+        """
+        self._buffer += data
+        if len(self._buffer) < self._needed_bytes:
+            self.has_more = False
+            return []
+        length: int = HEADER.unpack_from(self._buffer)[1]
+        stop = HEADER_BYTES + length
+        first = bytes(self._buffer[:stop])
+        del self._buffer[:stop]
+        bodies = self.read_from(first, 0)
+        self.has_more = bool(bodies) and len(self._buffer) >= HEADER_BYTES
+        return bodies
 
     def join(self, data: bytes) -> bytes:
         """Return what was left over with `data` behind it; empty while that is not one frame."""
@@ -98,7 +116,7 @@ class FrameReader:
         self._buffer.clear()
         return data
 
-    def read_from(self, data: bytes, position: int, frames_max: int | None = None) -> list[bytes]:
+    def read_from(self, data: bytes, position: int) -> list[bytes]:
         """Do what `read` does with the joined `data`, from `position` on."""
         assert self.failure is None
         bodies: list[bytes] = []
@@ -106,8 +124,7 @@ class FrameReader:
         if position == len(data):
             return bodies
         try:
-            count = len(data) if frames_max is None else frames_max
-            position = self._cut(data, position, bodies, count)
+            position = self._cut(data, position, bodies)
         except RemoteProtocolError as failure:
             # The traceback would keep the buffers of this call alive.
             self.failure = failure.with_traceback(None)
@@ -117,7 +134,7 @@ class FrameReader:
                 self._buffer += data[position:] if position else data
         return bodies
 
-    def _cut(self, data: bytes, position: int, bodies: list[bytes], frames_max: int) -> int:
+    def _cut(self, data: bytes, position: int, bodies: list[bytes]) -> int:
         """Append bodies until `data` is used up; return the position of what is left of it."""
         unpack_header: Callable[[bytes, int], tuple[bytes, int, int]] = HEADER.unpack_from
         append = bodies.append
@@ -125,10 +142,10 @@ class FrameReader:
         end = len(data)
         last_header = end - HEADER_BYTES
         expanded_bytes = 0
+        self._needed_bytes = HEADER_BYTES
         while position <= last_header:
-            if frames_max == len(bodies) or expanded_bytes >= EXPANDED_BYTES_MAX:
+            if expanded_bytes >= EXPANDED_BYTES_MAX:
                 self.has_more = True
-                self._needed_bytes = 0
                 return position
             mark, length, checksum = unpack_header(data, position)
             if length > limit or (mark not in (PLAIN_MARK, _ZSTD_MARK)):
@@ -148,7 +165,6 @@ class FrameReader:
                 expanded_bytes += len(body)
             append(body)
             position = stop
-        self._needed_bytes = HEADER_BYTES
         return position
 
 

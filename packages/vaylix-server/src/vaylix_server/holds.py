@@ -1,4 +1,4 @@
-"""Why a session may stand still, and how its socket is set up."""
+"""Why a session may stand still, and what it does with its socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Hold", "tune"]
+__all__ = ["Hold", "peer_of", "tune"]
 
 # The stock event loop of Python asks the kernel for this much, and is slow with large buffers.
 STOCK_READ_BYTES_MAX: Final = 32 * 1024
@@ -30,6 +30,14 @@ class Hold(enum.Flag):
     BARRIER = enum.auto()
     # It is being closed, or has been lost.
     ENDING = enum.auto()
+
+
+def peer_of(transport: asyncio.Transport) -> tuple[str, str]:
+    """Return the address of the other end, without and with its port."""
+    peername = transport.get_extra_info("peername")
+    if not isinstance(peername, tuple):
+        return "unknown", "unknown"
+    return str(peername[0]), f"{peername[0]}:{peername[1]}"
 
 
 def tune(transport: asyncio.Transport) -> None:

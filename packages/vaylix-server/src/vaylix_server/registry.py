@@ -12,9 +12,10 @@ __all__ = ["Member", "SessionRegistry"]
 
 # Connections beyond the limit that may be silent or wait for their refusal at a time.
 TURNED_AWAY_MAX = 64
-# What all connections without a login may have sent of requests that are not whole. One may send a
-# frame of the largest size; hundreds of them would be gigabytes, for which nobody has to log in.
-HALF_SENT_BYTES_MAX = 32 * 1024 * 1024
+# What all connections without a login may make us hold: requests that are not whole or wait behind
+# a login, and replies that are not read. One may send a frame of the largest size; hundreds of them
+# would be gigabytes, for which nobody has to log in.
+WAITING_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Member(Protocol):
@@ -47,9 +48,9 @@ class SessionRegistry:
         self._admitted: set[Member] = set()
         # Those that have not said their hello, oldest first.
         self._silent: dict[Member, None] = {}
-        # Those without a login that have sent a part of a request, and how many bytes of it.
-        self._half_sent: dict[Member, int] = {}
-        self._half_sent_bytes = 0
+        # Those without a login of which something waits, and how many bytes of it.
+        self._waiting: dict[Member, int] = {}
+        self._waiting_bytes = 0
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._stopping = False
@@ -81,24 +82,24 @@ class SessionRegistry:
         self._silent.pop(member, None)
         self._admitted.add(member)
 
-    def note_half_sent(self, member: Member, size: int) -> None:
-        """Note how many bytes of an unfinished request a connection without a login has sent.
+    def note_waiting(self, member: Member, size: int) -> None:
+        """Note how many bytes of and for a connection without a login wait; 0 once it has one.
 
-        When all of them together have sent too much, whoever has sent most must go.
+        When those of all of them together are too many, whoever has most must go.
         """
-        self._half_sent_bytes += size - self._half_sent.pop(member, 0)
+        self._waiting_bytes += size - self._waiting.pop(member, 0)
         if size:
-            self._half_sent[member] = size
-        if self._half_sent_bytes > HALF_SENT_BYTES_MAX:
-            greediest = max(self._half_sent, key=self._half_sent.__getitem__)
+            self._waiting[member] = size
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            greediest = max(self._waiting, key=self._waiting.__getitem__)
             # It is lost for certain, though that is noticed only after others have been read.
-            self._half_sent_bytes -= self._half_sent.pop(greediest)
-            greediest.end("turned out: too much was sent without a login")
+            self._waiting_bytes -= self._waiting.pop(greediest)
+            greediest.end("turned out: too much waited without a login")
             greediest.abort()
 
     def remove(self, member: Member) -> None:
         """Let a connection go."""
-        self.note_half_sent(member, 0)
+        self.note_waiting(member, 0)
         self._metrics.connections_active -= 1
         self._metrics.connections_completed += 1
         self._members.discard(member)

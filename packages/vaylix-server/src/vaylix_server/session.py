@@ -23,6 +23,9 @@ A session stops working on requests while any of the reasons in `Hold` stands. W
 received and not worked on waits in `_stalled`; reading is paused meanwhile, so that is never more
 than what a few reads brought. A client that does not read, half-sends or says nothing so costs a
 bounded amount of memory, and nobody else waits for it.
+
+Of a client without a login, one request at a time is taken out of the connection, so what waits is
+bytes as they came and not what they expand to. The registry bounds them for all such clients.
 """
 
 from __future__ import annotations
@@ -50,14 +53,8 @@ from vaylix_protocol import (
     error_reply,
 )
 from vaylix_server.dispatcher import Dispatcher
-from vaylix_server.fast_paths import (
-    GETS_AT_ONCE_MAX,
-    OUT_BYTES_MAX,
-    fits,
-    split_gets,
-    split_sets,
-)
-from vaylix_server.holds import Hold, tune
+from vaylix_server.fast_paths import GETS_AT_ONCE_MAX, OUT_BYTES_MAX, fits, split_gets, split_sets
+from vaylix_server.holds import Hold, peer_of, tune
 from vaylix_server.prepare import is_write, send_result
 from vaylix_server.runs import Run
 from vaylix_server.silence import SilenceTimer
@@ -136,12 +133,9 @@ class Session:
         """Start the clock of the handshake."""
         # The transports of uvloop have the interface, but not the base class.
         self._transport = transport = cast("asyncio.Transport", transport)
-        peername = transport.get_extra_info("peername")
-        address = "unknown"
-        if isinstance(peername, tuple):
-            address = str(peername[0])
-            self.peer = f"{address}:{peername[1]}"
+        address, self.peer = peer_of(transport)
         self._dispatcher = Dispatcher(self._services, self, address)
+        self._connection.one_at_a_time = not self._dispatcher.is_known
         tune(transport)
         self._registry.add(self)
         self._silence.start(self._services.settings.handshake_timeout_seconds)
@@ -184,7 +178,7 @@ class Session:
             return
         if self._holds:
             # What waits was taken before the stop, so it is answered like what is under way.
-            self._stalled.append(ConnectionClosed())
+            self._stalled.extend(self._connection.receive_eof())
         else:
             self.end("")
 
@@ -236,7 +230,7 @@ class Session:
         if events:
             self._take(events)
         if self._dispatcher is not None and not self._dispatcher.is_known:
-            self._registry.note_half_sent(self, connection.buffered_bytes)
+            self._note_waiting()
 
     def _take_alone(self, run: GetRun | SetRun) -> Sequence[Event]:
         """Do what `_work` does for a read that brought one short run; return what is left of it.
@@ -261,8 +255,7 @@ class Session:
         self._silence.last_active = self._loop_time()
         if not self._is_held:
             self._work(events)
-            if self._connection.has_more:
-                self._go_on()
+            self._go_on()
         elif not self._holds & Hold.ENDING:
             self._stalled.extend(events)
 
@@ -400,9 +393,23 @@ class Session:
         self._go_on()
         if not self._is_held and self._transport is not None:
             self._transport.resume_reading()
+        self._note_waiting()
+
+    def _note_waiting(self) -> None:
+        """Tell the registry what a client without a login makes us hold."""
+        connection, waiting_bytes = self._connection, 0
+        if self._dispatcher is None or self._transport is None:
+            return
+        connection.one_at_a_time = not self._dispatcher.is_known
+        if connection.one_at_a_time:
+            waiting_bytes = connection.buffered_bytes
+            # Less than makes the transport complain would leave without a word.
+            if self._holds & Hold.OUTPUT:
+                waiting_bytes += self._transport.get_write_buffer_size()
+        self._registry.note_waiting(self, waiting_bytes)
 
     def _go_on(self) -> None:
-        """Work on what was put aside, then on what is still compressed in the connection."""
+        """Work on what was put aside, then on what is still in the connection."""
         while not self._is_held:
             if self._stalled:
                 events: Sequence[Event] = list(self._stalled)
@@ -427,8 +434,6 @@ class Session:
 
     def release_barrier(self, request_id: bytes, reply: Reply) -> None:
         """Send the answer behind all earlier ones and go on."""
-        # It may have been a login; what was none counts again with the next read.
-        self._registry.note_half_sent(self, 0)
         self.reply(request_id, reply)
         self._write_out()
         self._release(Hold.BARRIER)
@@ -531,17 +536,17 @@ class Session:
         self._move_ready_frames()
 
     def _settle_each(self, run: Run, results: Sequence[Result]) -> None:
+        connection = self._connection
         parts = zip(run.request_ids, run.commands, results, strict=True)
         try:
             for request_id, command, result in parts:
                 if type(result) is bytes:
-                    self._out.append(self._connection.send_value(request_id, result))
+                    frame = connection.send_value(request_id, result)
                 elif result is _OK:
-                    self._out.append(self._connection.send_ok(request_id))
+                    frame = connection.send_ok(request_id)
                 else:
-                    self._out.append(
-                        send_result(self._connection, self._metrics, request_id, command, result)
-                    )
+                    frame = send_result(connection, self._metrics, request_id, command, result)
+                self._out.append(frame)
         except LocalProtocolError as error:
             self._is_muted = True
             self.end(error.described)
@@ -549,18 +554,17 @@ class Session:
     def fail(self, run: Run, reply: ErrorReply) -> None:
         """Answer every write of the run with the same error, and the reads in between."""
         self._leave_queue(run)
-        now_ms = self._write_path.read_time_ms()
+        connection, now_ms = self._connection, self._write_path.read_time_ms()
         try:
             for request_id, command in zip(run.request_ids, run.commands, strict=True):
                 if self._is_muted:
                     return
                 if is_write(command):
-                    self._out.append(self._connection.send_reply(request_id, reply))
-                    continue
-                results = self._keyspace.apply((command,), now_ms, want_results=True)
-                self._out.append(
-                    send_result(self._connection, self._metrics, request_id, command, results[0])
-                )
+                    frame = connection.send_reply(request_id, reply)
+                else:
+                    result = self._keyspace.apply((command,), now_ms, want_results=True)[0]
+                    frame = send_result(connection, self._metrics, request_id, command, result)
+                self._out.append(frame)
         except LocalProtocolError as error:
             self._is_muted = True
             self.end(error.described)
