@@ -63,13 +63,10 @@ def split_sets(run: SetRun, room: int) -> tuple[SetRun, SetRun | None]:
     """
     if len(run.keys) == 1 or len(run.keys) + payload_bytes(run) // WEIGHT_BYTES <= room:
         return run, None
-    count = bytes_so_far = 0
-    for value in run.values:
+    bytes_so_far = 0
+    for count, key in enumerate(run.keys):
         if count + bytes_so_far // WEIGHT_BYTES >= room:
-            break
-        count += 1
-        bytes_so_far += len(value)
-    if count == len(run.keys):
-        return run, None
-    first = SetRun(run.request_ids[:count], run.keys[:count], run.values[:count])
-    return first, SetRun(run.request_ids[count:], run.keys[count:], run.values[count:])
+            first = SetRun(run.request_ids[:count], run.keys[:count], run.values[:count])
+            return first, SetRun(run.request_ids[count:], run.keys[count:], run.values[count:])
+        bytes_so_far += PLAIN_SET_BYTES + len(key) + len(run.values[count])
+    return run, None
