@@ -161,6 +161,17 @@ async def test_no_path_leads_out_of_the_directory(tmp_path: Path, path: str) -> 
         assert await client.ask(vtp.Ping(None)) == Value(b"PONG")
 
 
+async def test_no_backup_takes_the_place_of_another_one_with_its_sidecar(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        reply = await client.ask(vtp.BackupTo("c.manifest.json"))
+        assert code(reply) == "ENG-011"
+        assert isinstance(reply, ErrorReply)
+        assert "c.manifest.json" in reply.message
+        assert await client.ask(vtp.BackupTo("c")) == Ok()
+        assert isinstance(await client.ask(vtp.BackupVerifyFrom("c")), Entries)
+
+
 async def test_bad_dumps_change_nothing(tmp_path: Path) -> None:
     bad_base64 = dump(a=b"1").replace("MQ==", "MR==")
     async with serve_in_memory(tmp_path) as server:

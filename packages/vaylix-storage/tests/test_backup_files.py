@@ -18,6 +18,7 @@ from vaylix_storage import File, RealVfs
 from vaylix_storage.errors import (
     BackupFileError,
     BackupFormatError,
+    BackupNameError,
     BackupPathError,
     BackupVerificationError,
 )
@@ -90,6 +91,19 @@ def test_weakness_26_bad_paths_are_refused_before_the_file_system_is_touched(
             f"backup path is outside the configured backup directory: {text}"
         )
     assert everything_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["c.manifest.json", "new/c.manifest.json", ".manifest.json"])
+def test_no_dump_gets_the_name_of_a_sidecar(
+    directory: BackupDirectory, base: Path, text: str
+) -> None:
+    """The next backup of `c` would put its sidecar in the place of that dump."""
+    writer, pieces = document()
+    with pytest.raises(BackupNameError, match="is kept for the manifest of a backup"):
+        directory.write(text, writer, pieces)
+    assert not base.exists()
+    directory.write("manifest.json", *document())
+    directory.write("c.manifest.json.gz", *document())
 
 
 def test_weakness_26_no_directory_is_made_outside(
@@ -220,7 +234,7 @@ def test_planted_restore_that_passes_over_the_sidecar_is_found(
 def test_two_backups_to_one_file_do_not_mix(directory: BackupDirectory, base: Path) -> None:
     writer, pieces = document()
     first = directory.create("x.json")
-    for text in ("x.json", "./x.json", "x.json.manifest.json"):
+    for text in ("x.json", "./x.json"):
         with pytest.raises(BackupFileError, match="under way"):
             directory.create(text)
     other = directory.create("y.json")

@@ -12,6 +12,7 @@ import pytest
 from vaylix_storage import RealVfs, Store
 from vaylix_storage.errors import (
     BackupFileError,
+    BackupNameError,
     BackupPathError,
     ForeignBackupError,
     StorageError,
@@ -63,6 +64,15 @@ def test_a_backup_never_goes_among_the_files_of_the_store(
         assert store.get(b"k") == b"v"
 
 
+def test_a_backup_of_a_store_never_gets_the_name_of_a_sidecar(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "data") as store:
+        with pytest.raises(BackupNameError) as caught:
+            store.backup(tmp_path / "c.manifest.json")
+        assert caught.value.remedy
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        store.backup(tmp_path / "c")
+
+
 def test_a_backup_never_goes_among_the_files_of_another_store(tmp_path: Path) -> None:
     other = tmp_path / "other"
     with Store.open(other) as store:
@@ -94,8 +104,7 @@ def test_only_an_earlier_backup_of_the_same_store_is_replaced(tmp_path: Path) ->
     before = contents(place)
     with Store.open(tmp_path / "data") as store:
         store.set(b"k", b"v")
-        # The name of a sidecar is taken, and so is one whose sidecar would have a taken name.
-        for path in (dump, place / "of-a-server.json", text, place / "dump.json.manifest.json"):
+        for path in (dump, place / "of-a-server.json", text):
             with pytest.raises(
                 ForeignBackupError, match="no earlier backup of this store"
             ) as caught:
@@ -103,6 +112,7 @@ def test_only_an_earlier_backup_of_the_same_store_is_replaced(tmp_path: Path) ->
             assert "another path" in str(caught.value.remedy)
             assert isinstance(caught.value, StorageError)
         assert contents(place) == before
+        # Taken is also a name whose sidecar would have a taken one.
         dump.rename(place / "x.json.manifest.json")
         with pytest.raises(ForeignBackupError):
             store.backup(place / "x.json")

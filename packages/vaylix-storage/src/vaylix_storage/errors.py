@@ -18,6 +18,7 @@ __all__ = [
     "BackupError",
     "BackupFileError",
     "BackupFormatError",
+    "BackupNameError",
     "BackupPathError",
     "BackupVerificationError",
     "BackupVersionError",
@@ -327,6 +328,14 @@ class BackupPathError(BackupError):
     code = "SRV-027"
     name = "Backup Path Rejected"
     _message = "backup path is outside the configured backup directory: {reason}"
+
+
+class BackupNameError(BackupError):
+    """A dump would get a name that the sidecar of another dump has. No file was touched."""
+
+    code = "ENG-011"
+    name = "Invalid Storage Operation"
+    _message = "invalid storage operation: {reason}"
 
 
 class ForeignBackupError(BackupError):

@@ -345,8 +345,8 @@ class Store:
 
         It is not encrypted, and any Vaylix can read it. Keys must be UTF-8, or BackupEncodingError.
         Others may read and write meanwhile. In a data directory it may lie in `backups` only, or
-        BackupPathError. It replaces an earlier backup of this store, but nothing else, or
-        ForeignBackupError. Raises BackupError and its subclasses.
+        BackupPathError; no name ends in `.manifest.json`, or BackupNameError. It replaces an
+        earlier backup of this store only, or ForeignBackupError. Raises subclasses of BackupError.
         """
         path = Path(path)
         check_backup_path(path, self._engine.directory.path, self._vfs)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from vaylix_storage.errors import (
     BackupError,
     BackupFileError,
+    BackupNameError,
     BackupPathError,
     BackupVerificationError,
     ForeignBackupError,
@@ -59,7 +60,7 @@ class BackupDirectory:
         self._base = base
         self._vfs = vfs
         self._random_bytes = random_bytes
-        # Files that are being written.
+        # Dumps that are being written.
         self._claimed: set[Path] = set()
         self._lock = Lock()
 
@@ -82,9 +83,15 @@ class BackupDirectory:
         """Return where a file would be written. Changes nothing, not even for a good path.
 
         Raises BackupPathError for a place outside, and for a symbolic link in the place of the dump
-        or of its sidecar.
+        or of its sidecar; BackupNameError for the name of a sidecar.
         """
         path = self._locate(text)
+        if path.name.endswith(SIDECAR_SUFFIX):
+            raise BackupNameError(
+                f"the name {path.name} is kept for the manifest of a backup",
+                path=path,
+                remedy=f"choose a name that does not end in {SIDECAR_SUFFIX}",
+            )
         with _as_backup_error(path):
             parent = self._vfs.resolve(path.parent)
             self._require_inside(parent, text)
@@ -178,7 +185,7 @@ class BackupDirectory:
         what `resolve_for_writing` raises, ForeignBackupError, and BackupFileError.
         """
         path = self.resolve_for_writing(text)
-        release = self._claim(path, _sidecar_path(path))
+        release = self._claim(path)
         try:
             with _as_backup_error(path):
                 self._vfs.make_directory(path.parent)
@@ -205,16 +212,16 @@ class BackupDirectory:
             raise
         return file.path
 
-    def _claim(self, *paths: Path) -> Callable[[], None]:
-        """Keep everybody else from writing these files until what is returned is called."""
+    def _claim(self, path: Path) -> Callable[[], None]:
+        """Keep everybody else from writing this dump until what is returned is called."""
         with self._lock:
-            if self._claimed.intersection(paths):
-                raise BackupFileError("another backup to this file is under way", path=paths[0])
-            self._claimed.update(paths)
+            if path in self._claimed:
+                raise BackupFileError("another backup to this file is under way", path=path)
+            self._claimed.add(path)
 
         def release() -> None:
             with self._lock:
-                self._claimed.difference_update(paths)
+                self._claimed.discard(path)
 
         return release
 
