@@ -114,7 +114,8 @@ class Connection:
     reported by `ConnectionBroken`, the last event, after everything that was valid before it.
 
     What is buffered: less than one frame, that is 14 bytes and `max_frame_bytes` of a payload
-    whose header has been checked. The events of one call stand for the bytes given to it, plus
+    whose header has been checked; with `has_more`, also all that was given and is behind the last
+    event, as it came. The events of one call stand for what was buffered and given to it, plus
     less than 16 MiB where the peer compresses; if more would come out, `has_more` is true. As
     objects a list of tiny items takes a multiple of its bytes, up to 100 MiB for entries of 6 bytes
     in a frame of 8 MiB; all other lists are no longer than what can be, or was, asked for.
