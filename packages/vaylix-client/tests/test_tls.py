@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING, Unpack
 from urllib.parse import urlencode
 
 import pytest
 import trustme
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 
 from vaylix_client import (
@@ -16,6 +18,7 @@ from vaylix_client import (
     blocking,
     connect,
 )
+from vaylix_client.shell import main
 from vaylix_client.testing import ToyServer, toy_server_thread
 
 if TYPE_CHECKING:
@@ -125,19 +128,40 @@ async def test_a_context_of_ones_own(certificates: Certificates) -> None:
         assert await client.ping() == "PONG"
 
 
-async def test_an_unknown_authority_is_refused(certificates: Certificates) -> None:
-    async with ToyServer(tls=certificates.server_context()) as server:
-        with pytest.raises(ConnectError) as caught:
-            await connect(server.url, ssl=True)
-        assert caught.value.code == "TRN-013"
-        assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
-        assert not caught.value.retryable
+UNKNOWN_AUTHORITY = "unable to get local issuer certificate"
+ANOTHER_NAME = "IP address mismatch, certificate is not valid for '127.0.0.1'"
 
 
-async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
-    async with ToyServer(tls=certificates.server_context(name="example.org")) as server:
-        with pytest.raises(ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-            await connect(server.url, ssl=True, ca_cert=certificates.ca_cert)
+@pytest.mark.parametrize(
+    ("ca_cert", "name", "why"),
+    [
+        ("ca.pem", "example.org", ANOTHER_NAME),
+        ("unrelated.pem", "127.0.0.1", UNKNOWN_AUTHORITY),
+        (None, "127.0.0.1", UNKNOWN_AUTHORITY),
+    ],
+    ids=["another name", "an unrelated authority", "the authorities of the system"],
+)
+def test_a_certificate_that_does_not_fit_is_refused_with_the_reason(
+    certificates: Certificates, ca_cert: str | None, name: str, why: str
+) -> None:
+    trustme.CA().cert_pem.write_to_path(certificates.folder / "unrelated.pem")
+    options: ConnectOptions = {"ssl": True}
+    flags = ["--ssl"]
+    if ca_cert is not None:
+        options["ca_cert"] = certificates.folder / ca_cert
+        flags += ["--tls-ca-cert", str(options["ca_cert"])]
+    with toy_server_thread(ToyServer(tls=certificates.server_context(name=name))) as server:
+        with pytest.raises(ConnectError) as blocking_refusal:
+            blocking.connect(server.url, **options)
+        with pytest.raises(ConnectError) as asyncio_refusal:
+            asyncio.run(connect(server.url, **options))
+        shell = CliRunner().invoke(main, ["--port", str(server.port), *flags], input="")
+    for error in (blocking_refusal.value, asyncio_refusal.value):
+        assert error.code == "TRN-013"
+        assert error.message.endswith(f"CERTIFICATE_VERIFY_FAILED: {why}")
+        assert not error.retryable
+    assert shell.exit_code == 1
+    assert shell.stderr.endswith(f"CERTIFICATE_VERIFY_FAILED: {why}\n")
 
 
 async def test_a_plain_client_at_a_tls_server_and_the_other_way_round(

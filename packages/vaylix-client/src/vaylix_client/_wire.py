@@ -91,9 +91,10 @@ def dial_error(error: OSError | ValueError, settings: Settings) -> ClientError:
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         # It will be the same certificate the next time.
-        return transport_error(error.reason or str(error), retryable=False)
+        why = f"{describe_os_error(error)}: {error.verify_message.removesuffix('.')}"
+        return transport_error(why, retryable=False)
     if isinstance(error, ssl.SSLError):
-        return transport_error(error.reason or str(error))
+        return transport_error(describe_os_error(error))
     if isinstance(error, TimeoutError) and error.errno is None:
         return transport_error(f"not connected within {settings.connect_timeout_seconds:g} s")
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
