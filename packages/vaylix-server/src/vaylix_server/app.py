@@ -277,7 +277,6 @@ class Server:
             ),
             snapshotter=snapshotter,
             slow_commands=slow_commands,
-            clock=clock,
             metrics=self._metrics,
             log=self._log,
             new_server_id=lambda: uuid7(_wall_ms(), secrets.token_bytes(10)),

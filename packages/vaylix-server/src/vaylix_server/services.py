@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from vaylix_protocol import ConnectionSettings
     from vaylix_server.access import AccessState
     from vaylix_server.authenticator import Authenticator
-    from vaylix_server.clock import TimeKeeper
     from vaylix_server.diagnostics import Diagnostics
     from vaylix_server.eventlog import EventLog
     from vaylix_server.metrics import Metrics
@@ -41,7 +40,6 @@ class Services:
     diagnostics: Diagnostics
     snapshotter: Snapshotter
     slow_commands: SlowCommands
-    clock: TimeKeeper
     metrics: Metrics
     log: EventLog
     # Random 16 bytes for the server hello; a UUIDv7, new for each connection.
