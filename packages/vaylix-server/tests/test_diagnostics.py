@@ -216,6 +216,8 @@ async def test_each_slow_command_is_counted_once_however_it_is_served(tmp_path: 
             reads,
             [write],
             [write] * 1500,
+            # Few enough to be served at once, and too heavy for it.
+            [vtp.Set(b"k", bytes(100_000))] * 20,
             [ping],
             [write, *reads[:1], ping, write],
             [vtp.Multi(), write, *reads[:1], vtp.Exec()],

@@ -111,7 +111,7 @@ class Session:
         self._queue: deque[Run | bytes] = deque()
         # The last run of the queue while commands may still join it; submitted when closed.
         self._run: Run | None = None
-        # How many requests were submitted so far.
+        # How many requests were so far; their speed is judged when they are settled.
         self._submitted = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -242,14 +242,19 @@ class Session:
         assert dispatcher is not None
         dispatcher.refresh_rights()
         self._silence.last_active = self._loop_time()
-        self._now_ms = self._write_path.read_time_ms()
-        rest = self._take_part(run)
-        if self._run is not None:
+        if isinstance(run, SetRun) or self._queue or not dispatcher.reads_at_once:
+            rest = self._take_part(run)
             self._close_run()
-        elif self._out:
-            self._write_out()
-            self._judge_speed(started, len(run.keys))
-        return rest
+            return rest
+        # What would come of it there, spelled out, since this is the hottest of all.
+        if not fits(run, self._limits):
+            return run.requests()
+        self._now_ms = self._write_path.read_time_ms()
+        self._answer_gets(run)
+        self._write_out()
+        if self._slow_seconds and monotonic() - started >= self._slow_seconds:
+            self._metrics.slow_commands += len(run.keys)
+        return ()
 
     def _take(self, events: Sequence[Event]) -> None:
         self._silence.last_active = self._loop_time()
@@ -270,8 +275,7 @@ class Session:
         while pending and not self._is_held:
             event = pending.popleft()
             if isinstance(event, _RUNS):
-                rest = self._take_part(event)
-                pending.extendleft(reversed(rest))
+                pending.extendleft(reversed(self._take_part(event)))
             elif isinstance(event, Request):
                 dispatcher.handle(event)
             else:
@@ -371,10 +375,7 @@ class Session:
             self._silence.start(services.settings.idle_timeout_seconds)
 
     def _judge_speed(self, started: float, requests: int) -> None:
-        """Count slow commands; those that are answered together are as slow as all of them.
-
-        Each is judged once: behind the work at hand, or, if submitted, when it is settled.
-        """
+        """Count slow commands; those that are answered together are as slow as all of them."""
         # Not the time of the loop, which stands still while a callback runs.
         if self._slow_seconds and monotonic() - started >= self._slow_seconds:
             self._metrics.slow_commands += requests
@@ -500,10 +501,9 @@ class Session:
         return run
 
     def _close_run(self) -> None:
-        run = self._run
+        run, self._run = self._run, None
         if run is None:
             return
-        self._run = None
         self._submitted += len(run.commands)
         write_path = self._write_path
         write_path.submit(run)
