@@ -138,6 +138,33 @@ def test_a_variable_can_contradict_a_flag_as_well(
     assert "--key-file has no meaning" in result.err
 
 
+PATHS = [
+    *((tool, "--data-dir") for tool in TOOLS if tool != "pitr restore"),
+    *((tool, "--key-file") for tool in TOOLS),
+    *((tool, "--wal-archive-dir") for tool in TOOLS if tool.startswith(("keys s", "keys ro"))),
+    *((tool, "--wal-archive-dir") for tool in TOOLS if tool.startswith("pitr")),
+    ("keys rewrap", "--new-key-file"),
+    ("storage copy", "--target-dir"),
+    ("pitr restore", "--source-dir"),
+    ("pitr restore", "--target-dir"),
+    ("pitr restore", "--target-key-file"),
+]
+
+
+@pytest.mark.parametrize(("tool", "flag"), PATHS)
+def test_an_empty_path_is_not_the_working_directory(
+    tool: str, flag: str, data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    before = contents(data.parent)
+    result = run(*call(tool, data, f"{flag}="))
+    assert (result.code, result.out) == (2, ""), result
+    *_, line = result.err.splitlines()
+    assert line.startswith(f"Error: Invalid value for '{flag}'")
+    assert line.endswith(": expected a path")
+    assert contents(data.parent) == before
+
+
 # Another wrapping key
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "EXIT_CORRUPT",
     "EXIT_FAILURE",
     "OutputError",
+    "PathOption",
     "data_dir_option",
     "emit",
     "errors_reported",
@@ -69,6 +70,24 @@ class OutputError(Exception):
         self.exit_code = _EXIT_CLOSED_PIPE if self.is_closed_pipe else EXIT_FAILURE
 
 
+class PathOption(click.Path):
+    """A path; an empty one is refused, since it would mean the working directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path; BadParameter for an empty one."""
+        if not os.fspath(value):
+            self.fail("expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def emit(result: str | bytes) -> None:
     """Write a line to standard output. Raises OutputError; OSError would mean the directory."""
     try:
@@ -81,7 +100,7 @@ def data_dir_option(command: _F) -> _F:
     """Add `--data-dir`, which every tool needs."""
     return click.option(
         "--data-dir",
-        type=click.Path(path_type=Path),
+        type=PathOption(),
         required=True,
         envvar="VAYLIX_DATA_DIR",
         show_envvar=True,
@@ -93,7 +112,7 @@ def key_options(command: _F) -> _F:
     """Add `--key-provider` and `--key-file`."""
     command = click.option(
         "--key-file",
-        type=click.Path(path_type=Path),
+        type=PathOption(),
         envvar="VAYLIX_KEY_FILE",
         help=f"Key file, where it is not {KEY_FILE_NAME} in the data directory.",
     )(command)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,7 @@ import msgspec
 
 from vaylix_server.builtin.storage_wal import KEY_FILE_NAME, KEY_VARIABLE
 from vaylix_server.tools._common import (
+    PathOption,
     data_dir_option,
     emit,
     errors_reported,
@@ -25,6 +25,8 @@ from vaylix_storage import EnvKeyProvider, FileKeyProvider, RealVfs
 from vaylix_storage.offline import key_status, rewrap_keys, rotate_keys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaylix_storage import KeyProvider
     from vaylix_storage.offline import KeyStatus
 
@@ -35,7 +37,7 @@ NEW_KEY_VARIABLE = "VAYLIX_NEW_STORAGE_KEY"
 
 _archive_option = click.option(
     "--wal-archive-dir",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     envvar="VAYLIX_WAL_ARCHIVE_DIR",
     help="Archive whose files need their keys, too.",
 )
@@ -128,7 +130,7 @@ def rotate_command(
 )
 @click.option(
     "--new-key-file",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     help="Key file to wrap them by, made if it is missing; else the present one gets a new key.",
 )
 @output_option

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,7 @@ import msgspec
 from vaylix_server.machine import cut_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
+    PathOption,
     data_dir_option,
     emit,
     errors_reported,
@@ -36,6 +36,8 @@ from vaylix_storage.offline import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaylix_storage import Batch, KeyProvider
     from vaylix_storage.offline import History, RestoreResult, Window
 
@@ -43,7 +45,7 @@ __all__ = ["pitr"]
 
 _archive_option = click.option(
     "--wal-archive-dir",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     envvar="VAYLIX_WAL_ARCHIVE_DIR",
     help="Archive to read, too.",
 )
@@ -136,13 +138,13 @@ def _show_parts(history: History) -> None:
 
 
 @pitr.command("restore")
-@click.option("--source-dir", type=click.Path(path_type=Path), required=True, help="From where.")
-@click.option("--target-dir", type=click.Path(path_type=Path), required=True, help="To where.")
+@click.option("--source-dir", type=PathOption(), required=True, help="From where.")
+@click.option("--target-dir", type=PathOption(), required=True, help="To where.")
 @click.option("--to-sequence", type=click.IntRange(min=0), help="The last entry to restore.")
 @click.option("--to-timestamp-ms", type=click.IntRange(min=0), help="A Unix time in ms.")
 @click.option("--to-time", help="An ISO 8601 time, such as 2026-11-24T20:15:00+01:00.")
 @key_options
-@click.option("--target-key-file", type=click.Path(path_type=Path), help="Key file of the target.")
+@click.option("--target-key-file", type=PathOption(), help="Key file of the target.")
 @_archive_option
 @output_option
 @click.option("--include-unconfirmed", is_flag=True, help="Also what is not known committed.")

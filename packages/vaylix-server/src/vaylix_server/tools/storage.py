@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +11,7 @@ import msgspec
 from vaylix_server.machine import describe_batch
 from vaylix_server.tools._common import (
     EXIT_CORRUPT,
+    PathOption,
     data_dir_option,
     emit,
     errors_reported,
@@ -37,6 +37,8 @@ from vaylix_storage.offline import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaylix_storage import Batch
     from vaylix_storage.offline import JsonValue, RepairPlan, Verification
 
@@ -104,7 +106,7 @@ def repair_command(
 
 @storage.command("copy")
 @data_dir_option
-@click.option("--target-dir", type=click.Path(path_type=Path), required=True, help="Where to.")
+@click.option("--target-dir", type=PathOption(), required=True, help="Where to.")
 @key_options
 @output_option
 def copy_command(
