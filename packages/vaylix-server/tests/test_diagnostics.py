@@ -92,13 +92,13 @@ async def entries(client: WireClient, command: vtp.Command) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in reply.pairs}
 
 
-async def test_info_has_the_95_keys_sorted(tmp_path: Path) -> None:
+async def test_info_has_the_94_keys_sorted(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path) as server:
         client = await server.login()
         info = await entries(client, vtp.Info())
         expected = INFO_KEYS_WITHOUT_METRICS + [f"metrics.{spec.name}" for spec in METRICS]
         assert list(info) == sorted(expected)
-        assert len(info) == 95
+        assert len(info) == 94
 
 
 async def test_info_tells_the_truth(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_metrics_prom_has_three_lines_for_each_and_no_line_end_at_its_end(
         reply = await client.ask(vtp.MetricsProm())
         assert isinstance(reply, vtp.Value)
         lines = reply.data.decode().split("\n")
-        assert len(lines) == 72
+        assert len(lines) == 69
         for position, spec in enumerate(METRICS):
             name = spec.name.replace(".", "_")
             help_line, type_line, value_line = lines[3 * position : 3 * position + 3]
@@ -236,4 +236,4 @@ async def test_each_slow_command_is_counted_once_however_it_is_served(tmp_path: 
 
 
 def test_every_metric_has_its_number() -> None:
-    assert [value for _, value in Metrics().values()] == [0] * 24
+    assert [value for _, value in Metrics().values()] == [0] * 23

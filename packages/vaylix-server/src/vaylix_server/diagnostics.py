@@ -113,7 +113,8 @@ class Diagnostics:
 
     def _measured(self) -> Metrics:
         self._clock.now()
-        self._metrics.clock_offset_ms = abs(self._clock.offset_ms)
+        clock = self._clock
+        self._metrics.clock_offset_ms = abs(clock.offset_ms) if clock.is_far_off else 0
         return self._metrics
 
     @property
