@@ -70,6 +70,23 @@ def test_what_only_a_disk_has_a_use_for_is_refused_beside_memory(name: str, text
     settings_from_text(memory | {"snapshot_wal_bytes": "1", "backup_dir": "b"}, {})
 
 
+@pytest.mark.parametrize(
+    "place", [".", "archive", "wal", "backups/archive", "../link/wal", "new/x"]
+)
+def test_an_archive_must_not_lie_among_the_live_files(tmp_path: Path, place: str) -> None:
+    data = tmp_path / "data"
+    (data / "wal").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(data)
+    with pytest.raises(SettingsError, match="--wal-archive-dir must not lie in --data-dir"):
+        Settings(data_dir=data, wal_archive_dir=data / place)
+
+
+@pytest.mark.parametrize("place", ["archive", "data2", "data.archive/x"])
+def test_an_archive_may_lie_beside_the_data(tmp_path: Path, place: str) -> None:
+    archive = tmp_path / place
+    assert Settings(data_dir=tmp_path / "data", wal_archive_dir=archive).wal_archive_dir == archive
+
+
 def test_a_refused_password_is_not_shown() -> None:
     with pytest.raises(SettingsError) as caught:
         settings_from_text({"password": "secret", "password_file": "also"}, {})

@@ -350,6 +350,11 @@ class Settings:
                 "in this --backup-dir a backup could overwrite the data; choose a directory beside "
                 "--data-dir, or `backups` in it"
             )
+        if self.wal_archive_dir is not None and _lies_in(self.wal_archive_dir, self.data_dir):
+            raise SettingsError(
+                "--wal-archive-dir must not lie in --data-dir, among the files that it keeps "
+                "copies of; choose a directory beside it, or on another volume"
+            )
 
     @property
     def backup_directory(self) -> Path:
@@ -369,10 +374,15 @@ class Settings:
 
 def _holds_live_files(backups: Path, data: Path) -> bool:
     """Say whether a path in `backups` could be one of the data directory's own files."""
-    backups, data = (Path(os.path.realpath(path)) for path in (backups, data))
-    if data.is_relative_to(backups):
+    if _lies_in(data, backups):
         return True
-    return backups.is_relative_to(data) and not backups.is_relative_to(data / "backups")
+    own_place = Path(os.path.realpath(data)) / "backups"
+    return _lies_in(backups, data) and not Path(os.path.realpath(backups)).is_relative_to(own_place)
+
+
+def _lies_in(path: Path, directory: Path) -> bool:
+    """Say whether a path, its links followed, is a directory or is in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def flag_of(name: str) -> str:
