@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vaylix_client import ConfigurationError, ConnectError, NotSentError, OutcomeUnknownError
+from vaylix_client import (
+    ConfigurationError,
+    ConnectError,
+    ConnectOptions,
+    NotSentError,
+    OutcomeUnknownError,
+)
 from vaylix_client.blocking import Client, connect
 from vaylix_client.errors import (
     AuthenticationError,
@@ -27,7 +33,18 @@ from vaylix_client.errors import (
     RateLimitedError,
 )
 from vaylix_client.testing import Fault, ToyServer, toy_server_thread
-from vaylix_protocol import Command, Discard, ErrorCode, Exec, Get, Incr, Multi, Set, error_reply
+from vaylix_protocol import (
+    Auth,
+    Command,
+    Discard,
+    ErrorCode,
+    Exec,
+    Get,
+    Incr,
+    Multi,
+    Set,
+    error_reply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,11 +219,56 @@ def test_nobody_listening_is_a_connect_error() -> None:
         connect(f"vaylix://127.0.0.1:{port}")
 
 
-def test_a_server_that_says_nothing_is_given_up() -> None:
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("silent", ["resolver", "TLS", "hello", "login"])
+def test_the_time_to_connect_is_over_whoever_says_nothing(
+    server: ToyServer, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    options: ConnectOptions = {"connect_timeout_seconds": 0.05, "ssl": silent == "TLS"}
+    url = server.url
+    ended, real_lookup = threading.Event(), socket.getaddrinfo
+
+    def look_up(host: str, *arguments: int, **options: int) -> object:
+        if host == "db" and not options.get("flags"):
+            ended.wait()
+        return real_lookup(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(ConnectError, match=r"not connected within 0\.05 s"):
-            connect(f"vaylix://127.0.0.1:{port}", connect_timeout_seconds=0.05)
+        if silent == "resolver":
+            url = "vaylix://db"
+        elif silent == "login":
+            server.faults[Auth] = Fault.HOLD
+        else:
+            url = f"vaylix://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ConnectError, match=r"not connected within 0\.05 s$") as caught:
+            connect(url, **options)
+    assert caught.value.retryable
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "vaylix-client-lookup":
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ((socket, "getaddrinfo"), socket.gaierror(socket.EAI_AGAIN, "Try again")),
+        ((threading.Thread, "start"), RuntimeError("can't start new thread")),
+    ],
+    ids=["no answer", "no thread"],
+)
+def test_a_lookup_that_fails_is_a_connect_error(
+    monkeypatch: pytest.MonkeyPatch, broken: tuple[object, str], error: Exception
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*broken, fail)
+    with pytest.raises(ConnectError) as caught:
+        connect("vaylix://db.invalid")
+    assert caught.value.code == "CLI-003"
+    assert caught.value.retryable
 
 
 def test_no_socket_stays_open_where_the_system_has_nothing_to_wait_with(
@@ -260,8 +322,14 @@ class _Network:
                 raise TimeoutError("timed out")
 
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+
+        def look_up(*_arguments: object, flags: int = 0, **_options: object) -> object:
+            if flags == socket.AI_NUMERICHOST:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return found
+
         monkeypatch.setattr(socket, "socket", Socket)
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 

@@ -38,7 +38,8 @@ class ConnectOptions(TypedDict, total=False):
     - `ca_cert`: PEM bundle that replaces the system's roots.
     - `client_cert`, `client_key`: PEM files for mutual TLS, both or neither.
     - `compression`: `False` asks the server for no compression.
-    - `connect_timeout_seconds`: for TCP, TLS, hello and login together; default 10.
+    - `connect_timeout_seconds`: for the lookup of the name, TCP, TLS, hello and login together;
+      default 10.
     - `call_timeout_seconds`: for every call, waiting for its turn included; default 30, `None`
       waits for ever. Replacing a lost connection first takes its own `connect_timeout_seconds`.
     - `in_flight_max`: unanswered calls on one connection; more wait for their turn; default 1024.

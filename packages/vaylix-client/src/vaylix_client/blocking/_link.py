@@ -23,7 +23,8 @@ from vaylix_client._wire import (
     new_request_ids,
     tls_context,
 )
-from vaylix_client.errors import ClientError
+from vaylix_client.blocking._lookup import look_up
+from vaylix_client.errors import CallTimeoutError, ClientError, NotSentTimeoutError
 from vaylix_protocol import Auth
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class SocketLink:
 
 
 def dial(settings: Settings, login: tuple[str, str] | None) -> SocketLink:
-    """Return a connection that is ready for calls: TCP, TLS, hello, login within one timeout.
+    """Return a connection that is ready for calls: name, TCP, TLS, hello, login in one timeout.
 
     Raise `ConnectError`, a `ServerError` when the login is refused, `InvalidCallError` when it
     cannot be put on the wire, and `ConfigurationError` for unusable names and files.
@@ -285,7 +286,7 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
     holds up the caller beyond the deadline nor keeps the others from being tried.
     """
     failure: OSError | None = None
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = look_up(host, port, max(0.0, deadline - time.monotonic()))
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         left_seconds = deadline - time.monotonic()
         if left_seconds <= 0:
@@ -308,6 +309,9 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
 def _log_in(link: SocketLink, login: tuple[str, str], deadline: float) -> None:
     auth = RawCommand(Auth(*login))
     (outcome,) = link.exchange_all([auth], max(0.0, deadline - time.monotonic()))
+    if isinstance(outcome, CallTimeoutError | NotSentTimeoutError):
+        # What has run out is the time to connect; how much was left of it helps nobody.
+        raise TimeoutError from outcome
     failure = login_failure(outcome)
     if failure is not None:
         raise failure
