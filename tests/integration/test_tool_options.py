@@ -232,6 +232,24 @@ def test_the_present_key_file_is_no_new_one(
     assert contents(data) == before
 
 
+@pytest.mark.parametrize("place", ["wal/1-1.wal", "snapshots/9.snapshot", "link/key"])
+@pytest.mark.parametrize(
+    ("tool", "flag"), [("keys rewrap", "--new-key-file"), ("pitr restore", "--target-key-file")]
+)
+def test_no_key_goes_among_the_segments_or_snapshots(
+    tool: str, flag: str, place: str, data: Path, run: Run
+) -> None:
+    (data / "link").symlink_to("wal")
+    before = contents(data)
+    result = run(*call(tool, data, f"{flag}={data / place}"))
+    assert (result.code, result.out) == (1, ""), result
+    assert result.err.startswith("[ENG-002]")
+    assert "among the segments and snapshots of a data directory" in result.err
+    assert contents(data) == before
+    assert list(data.parent.iterdir()) == [data]
+    assert run("storage", "verify", f"--data-dir={data}").code == 0
+
+
 # A key that is kept elsewhere
 
 

@@ -157,6 +157,27 @@ def test_the_keys_in_use_are_those_that_anything_names() -> None:
         vfs.overwrite(data / path, content)
 
 
+@pytest.mark.parametrize("marker", ["node.json", "keyring.bin"])
+@pytest.mark.parametrize("place", ["wal/key", "snapshots/key", "wal/deeper/key", "link/key"])
+def test_no_key_file_is_made_among_segments_or_snapshots(
+    tmp_path: Path, place: str, marker: str
+) -> None:
+    """A start would take it for one of them, or for damage."""
+    (tmp_path / "wal" / "deeper").mkdir(parents=True)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "link").symlink_to("snapshots")
+    (tmp_path / marker).touch()
+    provider = FileKeyProvider(tmp_path / place, vfs=RealVfs())
+    with pytest.raises(FileSystemError, match="among the segments and snapshots") as caught:
+        provider.prepare()
+    assert caught.value.remedy
+    assert not provider.path.exists()
+    # Elsewhere, these are no more than names.
+    (tmp_path / marker).unlink()
+    provider.prepare()
+    assert provider.path.exists()
+
+
 # Ways to rewrap: how the keyring was made, and how it is to be wrapped.
 Ways = Callable[[Disk], tuple[KeyProvider, KeyProvider, KeyProvider]]
 

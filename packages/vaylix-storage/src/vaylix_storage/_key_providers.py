@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vaylix_storage._format import KEY_BYTES
+from vaylix_storage._names import IDENTITY_NAME, KEYRING_NAME, SNAPSHOTS_NAME, WAL_NAME
 from vaylix_storage._vfs import NotRegularFileError, Vfs, create_file_durably, replace_file_durably
 from vaylix_storage.errors import FileSystemError, KeyringError
 
@@ -68,8 +69,9 @@ class FileKeyProvider:
         return self._path
 
     def prepare(self) -> None:
-        """Create the key file unless it exists."""
+        """Create the key file unless it exists; FileSystemError for an impossible place."""
         try:
+            self._check_place()
             if self._vfs.exists(self._path):
                 self._key()
                 # A start that was killed may have left the name without syncing it.
@@ -105,6 +107,19 @@ class FileKeyProvider:
             replace_file_durably(self._vfs, self._vfs.resolve(self._path), content)
         except OSError as error:
             raise FileSystemError(f"cannot write the key file: {error}", path=self._path) from error
+
+    def _check_place(self) -> None:
+        """Refuse a place where the next start would take the file for a segment or a snapshot."""
+        place = self._vfs.resolve(self._path)
+        for around in place.parents:
+            if around.name in {WAL_NAME, SNAPSHOTS_NAME} and any(
+                self._vfs.exists(around.parent / name) for name in (IDENTITY_NAME, KEYRING_NAME)
+            ):
+                raise FileSystemError(
+                    "a key file cannot lie among the segments and snapshots of a data directory",
+                    path=self._path,
+                    remedy=f"choose a path outside of {around}",
+                )
 
     def _key(self) -> bytes:
         return read_key_file(self._path, self._vfs)
