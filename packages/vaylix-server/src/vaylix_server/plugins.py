@@ -15,6 +15,7 @@ import pluggy
 
 from vaylix_server import hookspecs
 from vaylix_server.builtin import BUILTIN_PLUGINS
+from vaylix_server.entry import EXIT_INTERRUPTED
 from vaylix_server.errors import PluginError, SettingsError
 from vaylix_server.interfaces import AckMode, StorageBackend, Transport
 
@@ -125,7 +126,8 @@ def _records(
             for record in records:
                 if not isinstance(record, kind):
                     raise TypeError(f"{record!r} is no {kind.__name__}")  # noqa: TRY301
-        except Exception as error:
+        except BaseException as error:
+            _pass_on_interruption(error)
             problem = f"{hook} failed: {type(error).__name__}: {error}"
             if name in trusted:
                 raise PluginError(f"plugin {name}: {problem}") from error
@@ -142,7 +144,8 @@ def _load_entry(
         return PluginInfo(entry.name, distribution, "disabled by --disable-plugins")
     try:
         _register(manager, entry.name, entry.load())
-    except Exception as error:  # A guest may fail in any way; it must not fail us.
+    except BaseException as error:  # A guest may fail in any way; it must not fail us.
+        _pass_on_interruption(error)
         problem = f"{type(error).__name__}: {error}"
         if strict:
             raise PluginError(
@@ -151,6 +154,13 @@ def _load_entry(
             ) from error
         return PluginInfo(entry.name, distribution, problem)
     return PluginInfo(entry.name, distribution)
+
+
+def _pass_on_interruption(error: BaseException) -> None:
+    """Raise the error again if it comes from Ctrl-C, which may be pressed while a guest loads."""
+    ends_us = isinstance(error, SystemExit) and error.code == EXIT_INTERRUPTED
+    if ends_us or isinstance(error, KeyboardInterrupt):
+        raise error
 
 
 def _register(manager: pluggy.PluginManager, name: str, plugin: object) -> None:
