@@ -82,6 +82,30 @@ async def test_a_dead_connection_is_noticed_before_it_is_lent_after_a_rest() -> 
         assert server.connection_count == 2
 
 
+async def test_a_connection_that_does_not_answer_the_ping_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeout = asyncio.timeout
+
+    def hurried(seconds: float | None) -> asyncio.Timeout:
+        return timeout(None if seconds is None else seconds / 40)
+
+    monkeypatch.setattr(asyncio, "timeout", hurried)
+    async with (
+        ToyServer() as server,
+        Pool(
+            server.url,
+            idle_check_seconds=0.0,
+            connect_timeout_seconds=400.0,
+            call_timeout_seconds=None,
+        ) as pool,
+    ):
+        await pool.incr("n")
+        server.faults[Ping] = Fault.HOLD
+        assert await asyncio.wait_for(pool.incr("n"), 5) == 2, "no other limit would end the PING"
+        assert server.connection_count == 2
+
+
 async def test_no_ping_for_a_connection_that_was_just_used() -> None:
     async with ToyServer() as server, Pool(server.url) as pool:
         await pool.incr("n")

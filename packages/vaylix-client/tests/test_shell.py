@@ -15,16 +15,16 @@ from click.testing import CliRunner, Result
 from vaylix_client import ConfigurationError
 from vaylix_client.blocking._link import SocketLink
 from vaylix_client.shell import main
-from vaylix_client.shell._flags import Flags, shell_settings
+from vaylix_client.shell._flags import Flags, ShellSettings, shell_settings
 from vaylix_client.shell._input import LINE_BYTES_MAX
 from vaylix_client.testing import Fault, ToyServer, toy_server_thread
 from vaylix_protocol import Auth, Get
-from vaylix_protocol.grammar import OutputMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vaylix_client._session import Outcome
+    from vaylix_client._settings import Settings
 
 
 @pytest.fixture
@@ -42,23 +42,68 @@ def _flags(**given: str | bool | int) -> Flags:
     return Flags(**{"host": "h", "port": 1, **given})  # type: ignore[arg-type]
 
 
-def test_the_url_wins_over_host_port_and_output() -> None:
-    settings = shell_settings(_flags(url="vaylix://db:7?output=json", output="table"))
-    assert (settings.connection.host, settings.connection.port) == ("db", 7)
-    assert settings.output is OutputMode.JSON
-    assert shell_settings(_flags(url="vaylix://db", output="table")).output is OutputMode.TABLE
+_FLAGS: dict[str, str | int] = {
+    "host": "flag",
+    "port": 2,
+    "output": "table",
+    "user": "eve",
+    "password": "pf",
+    "tls_ca_cert": "flag-ca",
+    "tls_client_cert": "flag-crt",
+    "tls_client_key": "flag-key",
+}
 
 
-def test_flags_win_over_the_credentials_of_the_url() -> None:
-    settings = shell_settings(_flags(url="vaylix://a:b@db", user="u")).connection
-    assert (settings.user, settings.password) == ("u", "b")
+def _said(settings: ShellSettings) -> dict[str, object]:
+    """Return what became of everything that flags and URL can both say, by the names of flags."""
+    connection = settings.connection
+    tls = connection.tls
+    assert tls is not None
+    return {
+        "host": connection.host,
+        "port": connection.port,
+        "output": settings.output.value,
+        "user": connection.user,
+        "password": connection.password,
+        "tls_ca_cert": tls.ca_cert,
+        "tls_client_cert": tls.client_cert,
+        "tls_client_key": tls.client_key,
+    }
 
 
-def test_switches_add_up() -> None:
-    settings = shell_settings(_flags(url="vaylix://db?ssl=true&auth=false", ssl=False)).connection
-    assert settings.tls is not None
-    assert not settings.authenticate
-    assert shell_settings(_flags(disable_compression=True)).connection.compression is False
+def test_where_flag_and_url_differ_one_of_them_wins() -> None:
+    url = "vaylix://al:pu@hu:7?output=json&ssl=true&ca_cert=ca&client_cert=crt&client_key=key"
+    of_url = dict(zip(_FLAGS, ("hu", 7, "json", "al", "pu", "ca", "crt", "key"), strict=True))
+    assert _said(shell_settings(_flags(url=url))) == of_url
+    assert _said(shell_settings(_flags(ssl=True, **_FLAGS))) == _FLAGS
+    for name, value in _FLAGS.items():
+        winner = of_url[name] if name in {"host", "port", "output"} else value
+        assert _said(shell_settings(_flags(url=url, **{name: value}))) == of_url | {name: winner}
+    settings = shell_settings(_flags(url="vaylix://db", ssl=True, **_FLAGS))
+    silent: dict[str, object] = {"host": "db", "port": 9173}
+    assert _said(settings) == _FLAGS | silent, (
+        "a URL that says nothing leaves all but host and port"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "on", "off", "is_on"),
+    [
+        ("ssl", "ssl=true", "ssl=false", lambda settings: settings.tls is not None),
+        ("disable_auth", "auth=false", "auth=true", lambda settings: not settings.authenticate),
+        (
+            "disable_compression",
+            "compression=none",
+            "compression=zstd",
+            lambda settings: not settings.compression,
+        ),
+    ],
+)
+def test_switches_add_up(flag: str, on: str, off: str, is_on: Callable[[Settings], bool]) -> None:
+    for query, by_url in ((on, True), (off, False), ("", False)):
+        for by_flag in (True, False):
+            flags = _flags(url=f"vaylix://db?{query}", **{flag: by_flag})
+            assert is_on(shell_settings(flags).connection) is (by_flag or by_url)
 
 
 def test_files_without_tls_are_refused() -> None:

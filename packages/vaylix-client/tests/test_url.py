@@ -34,10 +34,11 @@ def test_a_written_empty_password_is_empty_and_an_absent_one_is_not_there() -> N
 
 
 def test_the_query_is_form_decoded_and_unknown_keys_are_ignored() -> None:
-    url = parse_url("vaylix://db?ca_cert=%2Fa+b.pem&colour=red&output=xml&output=json&ssl=TRUE")
+    url = parse_url("vaylix://db?ca_cert=%2Fa+b.pem&colour=red&output=JSON&output=json&ssl=TRUE")
     assert url.ca_cert == "/a b.pem"
     assert url.output == "json"
     assert url.tls
+    assert parse_url("vaylix://db?output=JSON&output=table&output=plain").output == "table"
 
 
 def test_the_first_ssl_counts_but_any_auth_and_compression() -> None:
@@ -47,6 +48,9 @@ def test_the_first_ssl_counts_but_any_auth_and_compression() -> None:
     assert not url.authenticate
     assert not url.compression
     assert parse_url("vaylix://db?auth=true&compression=lz4").authenticate
+    values = ("none", "None", "NONE", "zstd", "no", "")
+    found = [parse_url(f"vaylix://db?compression={value}").compression for value in values]
+    assert found == [False, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("name", ["ssl", "auth"])
