@@ -65,7 +65,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "max_connections": ("65536", 65_536),
     "handshake_timeout_seconds": ("3600", 3600),
     "idle_timeout_seconds": ("1", 1),
-    "max_request_payload_bytes": ("64", 64),
+    "max_request_payload_bytes": ("1", 1),
     "max_key_bytes": ("65535", 65_535),
     "max_value_bytes": ("8388608", 8_388_608),
     "max_keys_per_batch": ("1", 1),
@@ -81,12 +81,8 @@ GIVEN: dict[str, tuple[str, object]] = {
     "disable_plugins": ("one,two", "one,two"),
     "strict_plugins": ("true", True),
 }
-# What has no meaning alone, or contradicts a default.
-COMPANIONS = {
-    "request_burst": ["--requests-per-second=7"],
-    "max_request_payload_bytes": ["--max-key-bytes=16", "--max-value-bytes=16"],
-    "max_value_bytes": ["--max-request-payload-bytes=8388608"],
-}
+# What has no meaning alone.
+COMPANIONS = {"request_burst": ["--requests-per-second=7"]}
 # Everywhere else 0 would stop everything, or mean nothing.
 ZERO_HAS_A_MEANING = {
     "port",
@@ -239,12 +235,8 @@ def test_zero_is_taken_only_where_it_means_something() -> None:
 def test_numbers_are_taken_up_to_their_bounds(name: str) -> None:
     kind = kind_of(name)
     assert isinstance(kind, Number)
-    room = {"max_request_payload_bytes": "8388608"}
-    if name in room:
-        room = {"max_key_bytes": "1", "max_value_bytes": "1"}
     for bound in (kind.minimum, kind.maximum):
-        flags = {"user": "u", "password": "p", "requests_per_second": "1", **room}
-        flags[name] = str(bound)
+        flags = {"user": "u", "password": "p", "requests_per_second": "1", name: str(bound)}
         assert getattr(settings_from_text(flags, {}), name) == bound
 
 
@@ -255,58 +247,16 @@ def test_numbers_are_taken_up_to_their_bounds(name: str) -> None:
         (["--request-burst=5"], ["--request-burst", "--requests-per-second"]),
         (["--user=" + "u" * 1025], ["--user", "--max-key-bytes"]),
         (["--password=" + "p" * 262_145], ["password", "--max-value-bytes"]),
-        (
-            ["--max-request-payload-bytes=1000", "--max-value-bytes=8388608"],
-            ["--max-request-payload-bytes 1000", "--max-value-bytes", "8388608"],
-        ),
-        (["--max-value-bytes=1048576"], ["--max-request-payload-bytes 1048576", "1049632"]),
-        (["--max-request-payload-bytes=263199"], ["--max-request-payload-bytes", "263200"]),
         (["--password=p", "--password-file=password.txt"], ["--password", "--password-file"]),
         (["--password-file=missing"], ["cannot read the password file missing"]),
     ],
-    ids=lambda value: value[0][:32],
+    ids=lambda value: value[0][:20],
 )
 def test_flags_that_contradict_each_other_are_refused(
     command: CommandLine, flags: list[str], named: list[str]
 ) -> None:
     line = command.refusal_of(*flags)
     assert all(text in line for text in named), line
-
-
-@pytest.mark.parametrize(
-    ("value_bytes", "payload_bytes"), [(262_144, 263_200), (8_388_608, 8_388_608)]
-)
-def test_limits_that_fit_each_other_are_taken(value_bytes: int, payload_bytes: int) -> None:
-    """Where a frame can hold no more, nothing more is asked for."""
-    settings = Settings(max_value_bytes=value_bytes, max_request_payload_bytes=payload_bytes)
-    assert settings.max_request_payload_bytes == payload_bytes
-
-
-async def test_the_least_payload_limit_lets_in_the_login_and_the_longest_set(
-    tmp_path: Path,
-) -> None:
-    settings = Settings(
-        data_dir=tmp_path,
-        port=0,
-        user="u" * 16,
-        password="p" * 16,
-        max_key_bytes=16,
-        max_value_bytes=16,
-        max_request_payload_bytes=64,
-    )
-    async with serve_in_memory(tmp_path, settings) as server:
-        client = await server.greet()
-        assert code(await client.ask(vtp.Auth("u" * 16, "p" * 16))) is None
-        longest = vtp.Set(
-            b"k" * 16,
-            b"v" * 16,
-            condition=vtp.SetCondition.NX,
-            expiration=vtp.Expiration(vtp.TimeUnit.SECONDS, 60),
-            keep_ttl=True,
-            return_previous=True,
-            if_version=0,
-        )
-        assert await client.ask(longest) == vtp.NotFound()
 
 
 @pytest.mark.parametrize("name", ["transport", "storage_backend", "write_ack_mode"])

@@ -43,6 +43,8 @@ __all__ = ["Dispatcher", "Outlet"]
 
 _ANONYMOUS: Final = "anonymous"
 _QUEUED: Final = vtp.Value(b"QUEUED")
+# Length fields and all options of a SET, rounded up.
+_SET_OVERHEAD_BYTES_MAX: Final = 32
 _REPLICATION: Final = frozenset(
     (
         vtp.ReplicationStatus,
@@ -324,16 +326,17 @@ class Dispatcher:
         )
 
     def _judge_short_cuts(self) -> None:
-        """Decide whether GET and SET need none of the checks but those of their size.
-
-        A request within its quotas is within the payload limit, too; the settings see to that.
-        """
+        """Decide whether GET and SET need none of the checks but those of their size."""
         settings, rights = self._services.settings, self._rights
+        limits = self._services.limits
         plain = (
             rights is not None
             and self._transaction is None
             and self._bucket is None
             and not settings.log_requests
+            # A request within its quotas is then within the payload limit, too.
+            and limits.key_bytes_max + limits.value_bytes_max + _SET_OVERHEAD_BYTES_MAX
+            <= settings.max_request_payload_bytes
         )
         self.reads_at_once = (
             plain and rights is not None and rights.permits_globally(Permission.READ)

@@ -32,10 +32,6 @@ _OF_A_DISK = (
     "key_provider",
     "key_file",
 )
-# As much as a frame holds.
-_PAYLOAD_BYTES_MAX = 8_388_608
-# Length fields and all options of a SET, rounded up; those of a login are fewer.
-_SET_OVERHEAD_BYTES_MAX = 32
 U16 = 2**16 - 1
 U32 = 2**32 - 1
 U64 = 2**64 - 1
@@ -257,9 +253,7 @@ class Settings:
     )
     max_request_payload_bytes: int = field(
         default=1_048_576,
-        metadata=_setting(
-            Number(64, _PAYLOAD_BYTES_MAX), "Largest request payload; above, the door shuts."
-        ),
+        metadata=_setting(Number(1, 8_388_608), "Largest request payload; above, the door shuts."),
     )
     max_key_bytes: int = field(
         default=1024,
@@ -338,13 +332,6 @@ class Settings:
             raise SettingsError("--user is longer than --max-key-bytes, so nobody could log in")
         if len(self.password.encode()) > self.max_value_bytes:
             raise SettingsError("the password is longer than --max-value-bytes allows")
-        room = self.max_key_bytes + self.max_value_bytes + _SET_OVERHEAD_BYTES_MAX
-        if self.max_request_payload_bytes < min(room, _PAYLOAD_BYTES_MAX):
-            raise SettingsError(
-                f"--max-request-payload-bytes {self.max_request_payload_bytes} would shut the door "
-                "on keys and values that --max-key-bytes and --max-value-bytes allow; raise it to "
-                f"{min(room, _PAYLOAD_BYTES_MAX)}, or lower those"
-            )
         if _holds_live_files(self.backup_directory, self.data_dir):
             raise SettingsError(
                 "in this --backup-dir a backup could overwrite the data; choose a directory beside "
