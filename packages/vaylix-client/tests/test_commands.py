@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_type
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypedDict, Unpack, assert_type
 
 import pytest
 
 import vaylix_client
 from vaylix_client import MISSING, Call, Client, InvalidCallError, Missing, Page, Pending, blocking
+from vaylix_client._admin_commands import AdminCommands
+from vaylix_client._command import command
 from vaylix_client._data_commands import DataCommands
 from vaylix_client.testing import ToyServer, toy_server_thread
 from vaylix_protocol import (
     Auth,
+    Command,
     Discard,
     Entries,
     Exec,
     Expiration,
     Expire,
+    GetEx,
+    GrantPermission,
     Multi,
+    Ping,
+    RevokePermission,
     Scan,
     Set,
     SetCondition,
@@ -26,8 +35,6 @@ from vaylix_protocol import (
 from vaylix_protocol.grammar import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vaylix_client import Transaction
     from vaylix_client.aio import AsyncCommands
 
@@ -83,16 +90,74 @@ def test_a_login_cannot_be_sent_by_hand_past_the_client_that_has_to_know_of_it()
     assert caught.value.code == "TRN-004"
 
 
-def test_set_options_become_the_request() -> None:
-    assert Client.set("k", "v", px=5).command == Set(
-        b"k", b"v", expiration=Expiration(TimeUnit.MILLISECONDS, 5)
-    )
-    assert Client.set_if_absent("k", "v", ex=5).command == Set(
-        b"k", b"v", SetCondition.NX, Expiration(TimeUnit.SECONDS, 5)
-    )
-    assert Client.set_if_version("k", "v", 3, keep_ttl=True).command == Set(
-        b"k", b"v", keep_ttl=True, if_version=3
-    )
+_SECONDS, _MILLISECONDS = (
+    Expiration(unit, 5) for unit in (TimeUnit.SECONDS, TimeUnit.MILLISECONDS)
+)
+_NX, _XX = SetCondition.NX, SetCondition.XX
+
+
+class _SetFields(TypedDict, total=False):
+    expiration: Expiration
+    keep_ttl: bool
+    return_previous: bool
+    if_version: int
+
+
+def _set(condition: SetCondition = SetCondition.NONE, **fields: Unpack[_SetFields]) -> Set:
+    return Set(b"k", b"v", condition, **fields)
+
+
+# Every option of every method, alone, and the command that leaves.
+_OPTIONS: list[tuple[Callable[..., Call[object]], tuple[object, ...], str, object, Command]] = [
+    (Client.ping, (), "message", "hi", Ping(b"hi")),
+    (Client.getex, ("k",), "ex", 5, GetEx(b"k", _SECONDS)),
+    (Client.getex, ("k",), "px", 5, GetEx(b"k", _MILLISECONDS)),
+    (Client.getex, ("k",), "persist", True, GetEx(b"k", persist=True)),
+    (Client.set, ("k", "v"), "ex", 5, _set(expiration=_SECONDS)),
+    (Client.set, ("k", "v"), "px", 5, _set(expiration=_MILLISECONDS)),
+    (Client.set, ("k", "v"), "keep_ttl", True, _set(keep_ttl=True)),
+    (Client.set_if_absent, ("k", "v"), "ex", 5, _set(_NX, expiration=_SECONDS)),
+    (Client.set_if_absent, ("k", "v"), "px", 5, _set(_NX, expiration=_MILLISECONDS)),
+    (Client.set_if_present, ("k", "v"), "ex", 5, _set(_XX, expiration=_SECONDS)),
+    (Client.set_if_present, ("k", "v"), "px", 5, _set(_XX, expiration=_MILLISECONDS)),
+    (Client.set_if_present, ("k", "v"), "keep_ttl", True, _set(_XX, keep_ttl=True)),
+    (Client.set_if_version, ("k", "v", 3), "ex", 5, _set(expiration=_SECONDS, if_version=3)),
+    (Client.set_if_version, ("k", "v", 3), "px", 5, _set(expiration=_MILLISECONDS, if_version=3)),
+    (Client.set_if_version, ("k", "v", 3), "keep_ttl", True, _set(keep_ttl=True, if_version=3)),
+    (Client.set_and_get, ("k", "v"), "condition", _XX, _set(_XX, return_previous=True)),
+    (Client.set_and_get, ("k", "v"), "if_version", 3, _set(if_version=3, return_previous=True)),
+    (Client.set_and_get, ("k", "v"), "ex", 5, _set(expiration=_SECONDS, return_previous=True)),
+    (Client.set_and_get, ("k", "v"), "px", 5, _set(expiration=_MILLISECONDS, return_previous=True)),
+    (Client.set_and_get, ("k", "v"), "keep_ttl", True, _set(keep_ttl=True, return_previous=True)),
+    (Client.scan_page, (), "cursor", 5, Scan(5, None, None)),
+    (Client.scan_page, (), "pattern", "a*", Scan(0, "a*", None)),
+    (Client.scan_page, (), "count", 5, Scan(0, None, 5)),
+    (Client.grant_permission, ("p", "r"), "pattern", "a*", GrantPermission("p", "a*", "r")),
+    (Client.revoke_permission, ("p", "r"), "pattern", "a*", RevokePermission("p", "a*", "r")),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "option", "value", "expected"), _OPTIONS)
+def test_an_option_becomes_part_of_the_request(
+    method: Callable[..., Call[object]],
+    arguments: tuple[object, ...],
+    option: str,
+    value: object,
+    expected: Command,
+) -> None:
+    assert method(*arguments, **{option: value}).command == expected
+    assert method(*arguments).command != expected
+
+
+def test_no_option_of_a_method_is_forgotten() -> None:
+    options = {
+        (name, parameter.name)
+        for name in {*vars(DataCommands), *vars(AdminCommands)}
+        if isinstance(getattr(Client, name), command)
+        for parameter in inspect.signature(getattr(Client, name)).parameters.values()
+        if parameter.default is not parameter.empty
+    }
+    assert options == {(method.__name__, option) for method, _, option, _, _ in _OPTIONS}
 
 
 def test_options_that_exclude_each_other_are_refused_before_sending() -> None:
