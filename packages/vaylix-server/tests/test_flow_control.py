@@ -441,3 +441,47 @@ async def test_what_waits_behind_a_login_is_answered_before_a_stop_and_an_end(
         for client in clients:
             assert [await client.receive() for _ in range(3)] == [Ok(), Ok(), Value(b"v")]
             await client.closed.wait()
+
+
+def send_in_one_write(client: WireClient, commands: list[vtp.Command]) -> None:
+    requests = [
+        client.connection.send_request(number.to_bytes(16, "big"), command)
+        for number, command in enumerate(commands, 1000)
+    ]
+    client.send_bytes(b"".join(requests))
+
+
+@pytest.mark.parametrize("first", [[], [vtp.Set(b"k", b"v")]], ids=["reads", "behind a write"])
+async def test_between_the_commands_of_one_client_others_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[vtp.Command]
+) -> None:
+    """A pipeline of 3000 SCANs held everybody else up for twelve seconds."""
+    async with serve_in_memory(tmp_path) as server:
+        greedy, other = await server.login(), await server.login()
+        metrics = server.server.services.metrics
+        before = metrics.requests
+        monkeypatch.setattr(session_module, "TURN_SECONDS", 0.0)
+        scans: list[vtp.Command] = [vtp.Scan(0, None, count) for count in range(100)]
+        send_in_one_write(greedy, [*first, *scans])
+        while metrics.requests == before:
+            await asyncio.sleep(0)
+        assert await other.ask(vtp.Ping()) == Value(b"PONG")
+        assert metrics.requests - before < 50
+        for _ in (*first, *scans):
+            await greedy.receive()
+
+
+async def test_what_waits_for_its_turn_is_answered_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_in_memory(tmp_path) as server:
+        client = await server.login()
+        monkeypatch.setattr(session_module, "TURN_SECONDS", 0.0)
+        pings: list[vtp.Command] = [vtp.Ping(b"%d" % number) for number in range(20)]
+        send_in_one_write(client, pings)
+        while not session_of(server)._holds & Hold.TURN:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await server.server.stop()
+        for number in range(20):
+            assert await client.receive() == Value(b"%d" % number)

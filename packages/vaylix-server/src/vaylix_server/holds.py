@@ -25,6 +25,8 @@ class Hold(enum.Flag):
     IN_FLIGHT = enum.auto()
     # All sessions together have more under way than the write path takes.
     ROOM = enum.auto()
+    # It has kept the loop to itself for long enough: others have their turn first.
+    TURN = enum.auto()
     # AUTH decides what may come next, and a snapshot, backup or restore must not be overtaken by
     # what stands behind it.
     BARRIER = enum.auto()

@@ -22,7 +22,8 @@ Flow control
 A session stops working on requests while any of the reasons in `Hold` stands. What it has
 received and not worked on waits in `_stalled`; reading is paused meanwhile, so that is never more
 than what a few reads brought. A client that does not read, half-sends or says nothing so costs a
-bounded amount of memory, and nobody else waits for it.
+bounded amount of memory, and nobody else waits for it. Nor does anybody for one that asks for much
+work at once: between its commands others have their turn.
 
 Of a client without a login, one request at a time is taken out of the connection, so what waits is
 bytes as they came and not what they expand to. The registry bounds them for all such clients.
@@ -34,24 +35,8 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from vaylix_protocol import (
-    ClientHello,
-    Connection,
-    ConnectionBroken,
-    ConnectionClosed,
-    ErrorCode,
-    ErrorReply,
-    Event,
-    GetRun,
-    LocalProtocolError,
-    NotFound,
-    Reply,
-    Request,
-    Role,
-    SetRun,
-    Value,
-    error_reply,
-)
+import vaylix_protocol as vtp
+from vaylix_protocol import ErrorReply, Event, GetRun, LocalProtocolError, Reply, Request, SetRun
 from vaylix_server.dispatcher import Dispatcher
 from vaylix_server.fast_paths import GETS_AT_ONCE_MAX, OUT_BYTES_MAX, fits, split_gets, split_sets
 from vaylix_server.holds import Hold, peer_of, tune
@@ -79,6 +64,8 @@ __all__ = ["Session"]
 
 # How long a closing connection may take to send what it has. Not Final: tests shorten it.
 LINGER_SECONDS = 10.0
+# How long a session may keep the loop to itself, but for single commands. Tests shorten this, too.
+TURN_SECONDS = 0.005
 _HEALTH_CHECK: Final = "vaylix-healthcheck"
 # Named once: else a union would be made, and an enum searched, for each request.
 _RUNS: Final = (GetRun, SetRun)
@@ -101,7 +88,7 @@ class Session:
         self._loop_time = services.loop.time
         self._slow_seconds = services.settings.slow_command_threshold_ms / 1000
         self._registry = registry
-        self._connection = Connection(Role.SERVER, services.protocol_settings)
+        self._connection = vtp.Connection(vtp.Role.SERVER, services.protocol_settings)
         self._transport: asyncio.Transport | None = None
         self._dispatcher: Dispatcher | None = None
         self._holds = Hold.NOTHING
@@ -282,6 +269,8 @@ class Session:
                 self._on_event(event)
             if self._out_bytes > OUT_BYTES_MAX:
                 self._write_out()
+            if pending and monotonic() - started >= TURN_SECONDS:
+                self._let_others_on()
         if pending and not self._holds & Hold.ENDING:
             self._stalled.extendleft(reversed(pending))
         self._close_run()
@@ -330,7 +319,7 @@ class Session:
             for request_id, key in zip(ids, keys, strict=True):
                 if not self._is_held:
                     value = keyspace.get(key, now_ms)
-                    self.reply(request_id, NotFound() if value is None else Value(value))
+                    self.reply(request_id, vtp.NotFound() if value is None else vtp.Value(value))
             return
         self._out.append(frames)
         self._out_bytes += len(frames)
@@ -348,21 +337,21 @@ class Session:
         self._metrics.reads_behind_writes += len(run.keys)
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, ClientHello):
+        if isinstance(event, vtp.ClientHello):
             self._welcome(event)
-        elif isinstance(event, ConnectionBroken):
+        elif isinstance(event, vtp.ConnectionBroken):
             # An end in the middle of a frame is how clients leave, and not worth a line.
-            left = event.error.error_code is ErrorCode.TRN_007
+            left = event.error.error_code is vtp.ErrorCode.TRN_007
             self.end("" if left else event.error.described)
         else:
-            assert isinstance(event, ConnectionClosed)
+            assert isinstance(event, vtp.ConnectionClosed)
             self.end("")
 
-    def _welcome(self, hello: ClientHello) -> None:
+    def _welcome(self, hello: vtp.ClientHello) -> None:
         services = self._services
         self._client_name = hello.client_name
         if self._registry.is_full:
-            self._put(self._connection.reject(error_reply(ErrorCode.SRV_003)))
+            self._put(self._connection.reject(vtp.error_reply(vtp.ErrorCode.SRV_003)))
             self.end("turned away: all connections are in use")
             return
         self._put(self._connection.accept(hello, services.new_server_id()))
@@ -411,6 +400,9 @@ class Session:
 
     def _go_on(self) -> None:
         """Work on what was put aside, then on what is still in the connection."""
+        if not self._stalled and not self._connection.has_more:
+            return
+        started = monotonic()
         while not self._is_held:
             if self._stalled:
                 events: Sequence[Event] = list(self._stalled)
@@ -420,6 +412,13 @@ class Session:
             else:
                 return
             self._work(events)
+            if self._connection.has_more and monotonic() - started >= TURN_SECONDS:
+                self._let_others_on()
+
+    def _let_others_on(self) -> None:
+        if not self._is_held:
+            self._hold(Hold.TURN)
+            self._services.loop.call_soon(self._release, Hold.TURN)
 
     def pause_writing(self) -> None:
         """Stop answering a client that does not take its answers."""
