@@ -12,7 +12,7 @@ import pytest
 import vaylix_protocol as vtp
 from vaylix_protocol import ErrorReply, Metadata, Ok, Value
 from vaylix_server.access import Grant, Permission, Role, User
-from vaylix_server.passwords import hash_password
+from vaylix_server.passwords import hash_password, verify_password
 from vaylix_server.settings import Settings
 from vaylix_server.testing import MemoryServer, WireClient, serve_in_memory
 
@@ -44,6 +44,25 @@ async def closed_without_a_byte(client: WireClient) -> None:
 async def still_serves(server: MemoryServer) -> None:
     client = await server.login()
     assert await client.ask(vtp.Ping()) == Value(b"PONG")
+
+
+# Before: the handshake.
+
+
+async def test_0_another_version_is_told_so_and_hung_up_on(tmp_path: Path) -> None:
+    # So long that it cannot be what ends the connection.
+    settings = Settings(handshake_timeout_seconds=3600)
+    async with serve_in_memory(tmp_path, settings) as server, asyncio.timeout(10):
+        client = server.connect()
+        body = bytearray(client.connection.hello()[14:])
+        assert body[1] == vtp.PROTOCOL_VERSION
+        body[1] = 3
+        client.send_bytes(frame(bytes(body)))
+        await client.closed.wait()
+        assert client.hello is not None
+        assert client.hello.error_code == "TRN-014"
+        # Nothing but the hello of example 5 in section 17.
+        assert client.received_bytes == 14 + 0x84
 
 
 # Step 1: reading a frame and the prefix of the request.
@@ -280,6 +299,26 @@ async def test_9a_requests_behind_auth_wait_for_its_answer(tmp_path: Path) -> No
         assert replies[1:] == [Ok(), Ok(), Value(b"v")]
 
 
+async def test_9a_every_refusal_costs_one_hash_whether_the_user_is_known_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def verify(password: str, phc: str) -> bool:
+        # Algorithm and parameters.
+        hashed.append(phc[: phc.index("$", phc.index("p="))])
+        return verify_password(password, phc)
+
+    monkeypatch.setattr("vaylix_server.authenticator.verify_password", verify)
+    async with serve_in_memory(tmp_path) as server:
+        users = server.server.services.access._users
+        users["disabled"] = User(hash_password(PASSWORD), frozenset(), disabled=True)
+        for name, password in (("vaylix", "no"), ("nobody", "no"), ("disabled", PASSWORD)):
+            client = await server.greet()
+            assert code(await client.ask(vtp.Auth(name, password))) == "SRV-008"
+    assert hashed == ["$argon2id$v=19$m=19456,t=2,p=1"] * 3
+
+
 # Checks b (a session), d (maintenance), and g (permission) of every command are in test_rules.py.
 
 
@@ -299,6 +338,29 @@ async def test_9c_an_old_transaction_is_dropped_by_the_next_request(tmp_path: Pa
         assert (reply.code, reply.message) == ("SRV-034", "transaction expired after 1 seconds")
         assert code(await client.ask(vtp.Exec())) == "SRV-015"
         assert await client.ask(vtp.Get(b"k")) == vtp.NotFound()
+
+
+async def test_9c_whatever_comes_too_late_is_refused_but_auth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, passed_seconds = asyncio.get_running_loop(), 0
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + passed_seconds)
+    late: list[vtp.Command]
+    late = [vtp.Exec(), vtp.Discard(), vtp.Multi(), vtp.Set(b"k", b"v"), vtp.Info(), vtp.Ping()]
+    async with serve_in_memory(tmp_path, Settings(transaction_max_seconds=4)) as server:
+        client = await server.login()
+        for number, command in enumerate(late, 1):
+            assert await client.ask(vtp.Multi()) == Ok()
+            assert await client.ask(vtp.Set(b"k", b"v")) == vtp.Queued()
+            # In all less than a test may take.
+            passed_seconds += 5
+            assert await client.ask(vtp.Auth("vaylix", "vaylix")) == Ok()
+            assert code(await client.ask(command)) == "SRV-034", command
+            assert code(await client.ask(vtp.Exec())) == "SRV-015"
+            assert await client.ask(vtp.Get(b"k")) == vtp.NotFound()
+            metrics = dict(await entries(client, vtp.Metrics()))
+            assert metrics[b"vaylix.server.transaction.timeout.count"] == b"%d" % number
 
 
 async def test_9e_a_standalone_node_takes_writes(tmp_path: Path) -> None:
@@ -386,3 +448,33 @@ async def test_10_a_reply_over_the_negotiated_limit_closes_without_a_reply(tmp_p
         assert await client.ask(vtp.Get(b"fits")) == Value(b"v" * (65_536 - 21))
         client.send(vtp.Get(b"exceeds"))
         await closed_without_a_byte(client)
+
+
+@pytest.mark.parametrize(
+    ("server_wants", "client_wants", "is_compressed"),
+    [
+        (True, vtp.Compression.ZSTD, True),
+        (True, vtp.Compression.NONE, False),
+        (False, vtp.Compression.ZSTD, False),
+    ],
+)
+async def test_10_replies_of_1024_bytes_are_compressed_if_both_want_it(
+    tmp_path: Path, server_wants: bool, client_wants: vtp.Compression, is_compressed: bool
+) -> None:
+    settings = Settings(disable_auth=True, disable_compression=not server_wants)
+    async with serve_in_memory(tmp_path, settings) as server:
+        client = await server.greet(vtp.ConnectionSettings(compression=client_wants))
+        for body_bytes in (1023, 1024):
+            value = b"v" * (body_bytes - 21)
+            assert await client.ask(vtp.Set(b"k", value)) == Ok()
+            # A read alone, many together, and what is encoded like everything else.
+            groups: list[list[vtp.Command]]
+            groups = [[vtp.Get(b"k")], [vtp.Get(b"k")] * 3, [vtp.Ping(value)]]
+            for commands in groups:
+                before = client.received_bytes
+                assert await client.ask_all(commands) == [Value(value)] * len(commands)
+                received, plain = client.received_bytes - before, len(commands) * (14 + body_bytes)
+                if is_compressed and body_bytes == 1024:
+                    assert received < plain / 10
+                else:
+                    assert received == plain
