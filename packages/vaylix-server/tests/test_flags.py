@@ -307,6 +307,16 @@ async def test_requests_are_not_logged_unless_asked_for(tmp_path: Path) -> None:
         assert "opcode=" not in server.output.getvalue()
 
 
+async def test_without_a_threshold_no_command_is_slow(tmp_path: Path) -> None:
+    async with serve_in_memory(tmp_path, Settings(slow_command_threshold_ms=0)) as server:
+        client = await server.login()
+        requests: list[vtp.Command] = [vtp.Set(b"k", b"v"), vtp.Get(b"k"), vtp.MGet((b"k",))]
+        for command in requests:
+            await client.ask(command)
+        await client.ask_all(requests * 2)
+        assert server.server.services.metrics.slow_commands == 0
+
+
 async def test_as_many_failures_as_the_limit_says_lock_a_user_out(tmp_path: Path) -> None:
     async with serve_in_memory(tmp_path, Settings(auth_failure_limit=2)) as server:
         assert await try_login(server, "wrong") == "SRV-008"
