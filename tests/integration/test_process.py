@@ -251,6 +251,7 @@ def test_a_corrupt_log_is_refused_with_file_and_offset(tmp_path: Path) -> None:
         ([], {"VAYLIX_DISABLE_AUTH": "1"}, "VAYLIX_DISABLE_AUTH: expected true or false"),
         ([], {"VAYLIX_MAX_KEY_BYTES": ""}, "VAYLIX_MAX_KEY_BYTES"),
         (["--transport", "quic"], {}, "'quic' for --transport: expected one of memory, tcp"),
+        (["--transport", "memory"], {}, "memory is for clients in the same process only"),
         (["--requests-per-second", "0"], {}, "--requests-per-second"),
         (["argument"], {}, "argument"),
     ],
@@ -265,6 +266,7 @@ def test_usage_errors_exit_with_2_and_touch_nothing(
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert finished.returncode == 2
     assert expected in finished.stderr
