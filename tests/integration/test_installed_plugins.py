@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import vaylix_protocol as vtp
-from vaylix_protocol import Value
+from vaylix_protocol import Ok, Value
 from vaylix_server.entry import EXIT_INTERRUPTED
 from vaylix_server.testing import ServerProcess
 
@@ -86,3 +86,22 @@ def test_ctrl_c_while_a_plugin_loads_is_no_fault_of_the_plugin(tmp_path: Path) -
     environment = install(tmp_path, bad=press)
     server = ServerProcess(tmp_path / "data", environment=environment)
     assert server.wait() == (EXIT_INTERRUPTED, "vaylix: interrupted\n")
+
+
+@pytest.mark.parametrize("has_uvloop", [True, False])
+def test_the_loop_of_the_server_is_that_of_uvloop_where_there_is_one(
+    tmp_path: Path, has_uvloop: bool
+) -> None:
+    asked = "print('loop of', type(asyncio.get_running_loop()).__module__, flush=True)"
+    answer = "progress.commit"
+    source = GOOD.replace(answer, f"({asked}, {answer})[1]")
+    environment = install(tmp_path, good=f"import asyncio\n{source}")
+    if not has_uvloop:
+        (tmp_path / "uvloop.py").write_text("raise ImportError\n", encoding="utf-8")
+    flags = ("--disable-auth", "--write-ack-mode=committed")
+    with ServerProcess(tmp_path / "data", *flags, environment=environment) as server:
+        with server.client() as client:
+            assert client.ask(vtp.Set(b"k", b"v")) == Ok()
+        assert server.stop() == 0
+    assert ("loop of uvloop" in server.lines) == has_uvloop, server.lines
+    assert any(line.startswith("loop of asyncio") for line in server.lines) != has_uvloop
