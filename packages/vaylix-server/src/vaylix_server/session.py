@@ -207,13 +207,14 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """Work on the requests in `data`, or put them aside."""
         connection = self._connection
-        events: Sequence[Event] = connection.receive_data(data)
+        events = connection.receive_data(data)
         if len(events) == 1 and not self._is_held and not connection.has_more:
             event = events[0]
             if isinstance(event, _RUNS) and len(event.keys) <= GETS_AT_ONCE_MAX:
-                events = self._take_alone(event)
-                if not events:
+                rest = self._take_alone(event)
+                if not rest:
                     return
+                events = list(rest)
         if events:
             self._take(events)
         if self._dispatcher is not None and not self._dispatcher.is_known:
