@@ -71,17 +71,17 @@ def test_what_only_a_disk_has_a_use_for_is_refused_beside_memory(name: str, text
 
 
 @pytest.mark.parametrize(
-    "place", [".", "archive", "wal", "backups/archive", "../link/wal", "new/x"]
+    "place", [".", "wal", "snapshots/x", "backups/archive", "../link/wal", "new/x"]
 )
 def test_an_archive_must_not_lie_among_the_live_files(tmp_path: Path, place: str) -> None:
     data = tmp_path / "data"
     (data / "wal").mkdir(parents=True)
     (tmp_path / "link").symlink_to(data)
-    with pytest.raises(SettingsError, match="--wal-archive-dir must not lie in --data-dir"):
+    with pytest.raises(SettingsError, match="--wal-archive-dir must not lie among"):
         Settings(data_dir=data, wal_archive_dir=data / place)
 
 
-@pytest.mark.parametrize("place", ["archive", "data2", "data.archive/x"])
+@pytest.mark.parametrize("place", ["archive", "data2", "data.archive/x", "data/archive"])
 def test_an_archive_may_lie_beside_the_data(tmp_path: Path, place: str) -> None:
     archive = tmp_path / place
     assert Settings(data_dir=tmp_path / "data", wal_archive_dir=archive).wal_archive_dir == archive

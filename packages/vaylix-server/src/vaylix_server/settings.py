@@ -337,10 +337,11 @@ class Settings:
                 "in this --backup-dir a backup could overwrite the data; choose a directory beside "
                 "--data-dir, or `backups` in it"
             )
-        if self.wal_archive_dir is not None and _lies_in(self.wal_archive_dir, self.data_dir):
+        archive = self.wal_archive_dir
+        if archive is not None and _lies_among_live_files(archive, self.data_dir, "archive"):
             raise SettingsError(
-                "--wal-archive-dir must not lie in --data-dir, among the files that it keeps "
-                "copies of; choose a directory beside it, or on another volume"
+                "--wal-archive-dir must not lie among the files that it keeps copies of; choose a "
+                "directory beside --data-dir, better on another volume, or `archive` in it"
             )
 
     @property
@@ -361,10 +362,13 @@ class Settings:
 
 def _holds_live_files(backups: Path, data: Path) -> bool:
     """Say whether a path in `backups` could be one of the data directory's own files."""
-    if _lies_in(data, backups):
-        return True
-    own_place = Path(os.path.realpath(data)) / "backups"
-    return _lies_in(backups, data) and not Path(os.path.realpath(backups)).is_relative_to(own_place)
+    return _lies_in(data, backups) or _lies_among_live_files(backups, data, "backups")
+
+
+def _lies_among_live_files(path: Path, data: Path, own_name: str) -> bool:
+    """Say whether a path is in the data directory, but not in what may have that name there."""
+    own_place = Path(os.path.realpath(data)) / own_name
+    return _lies_in(path, data) and not Path(os.path.realpath(path)).is_relative_to(own_place)
 
 
 def _lies_in(path: Path, directory: Path) -> bool:
