@@ -11,7 +11,9 @@ from vaylix_protocol._connection import (
 )
 from vaylix_protocol._constants import (
     FRAME_BYTES_MAX,
+    KEY_BYTES_MAX,
     PROTOCOL_VERSION,
+    VALUE_BYTES_MAX,
     Capabilities,
     Compression,
     Opcode,
@@ -166,10 +168,12 @@ __all__ = [
     "COMMANDS",
     "FRAME_BYTES_MAX",
     "IS_COMPILED",
+    "KEY_BYTES_MAX",
     "NO_METADATA",
     "PLAIN_SET_BYTES",
     "PROTOCOL_VERSION",
     "ROOT_WORDS",
+    "VALUE_BYTES_MAX",
     "Aftermath",
     "AlterUserPassword",
     "Auth",

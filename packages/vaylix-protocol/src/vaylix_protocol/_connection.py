@@ -37,6 +37,7 @@ from zlib import crc32
 from vaylix_protocol._constants import (
     PROTOCOL_VERSION,
     REQUEST_ID_BYTES,
+    VALUE_OVERHEAD_BYTES,
     Role,
     Status,
 )
@@ -83,7 +84,7 @@ __all__ = ["Connection"]
 _OK_BYTES: Final = REQUEST_ID_BYTES + 1
 _BOOL_BYTES: Final = _OK_BYTES + 1
 _INTEGER_BYTES: Final = _OK_BYTES + 8
-_VALUE_OVERHEAD_BYTES: Final = _OK_BYTES + 4
+_VALUE_OVERHEAD_BYTES: Final = VALUE_OVERHEAD_BYTES
 _VALUE_HEAD: Final = Struct(">BI")
 _INTEGER_TAIL: Final = Struct(">Bq")
 # The header of a frame in two parts, for many of one length.

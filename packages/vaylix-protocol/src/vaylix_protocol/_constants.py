@@ -7,11 +7,14 @@ from typing import Final
 
 __all__ = [
     "FRAME_BYTES_MAX",
+    "KEY_BYTES_MAX",
     "PROTOCOL_VERSION",
     "REQUEST_ID_BYTES",
     "U16_MAX",
     "U32_MAX",
     "U64_MAX",
+    "VALUE_BYTES_MAX",
+    "VALUE_OVERHEAD_BYTES",
     "Capabilities",
     "Compression",
     "Opcode",
@@ -30,6 +33,12 @@ REQUEST_ID_BYTES: Final = 16
 U16_MAX: Final = 2**16 - 1
 U32_MAX: Final = 2**32 - 1
 U64_MAX: Final = 2**64 - 1
+
+# What a reply with a value takes beside it: the request id, the status, the length of the value.
+VALUE_OVERHEAD_BYTES: Final = REQUEST_ID_BYTES + 1 + 4
+# What a request can name at most, and what a reply can carry (VTP2 sections 2 and 7).
+KEY_BYTES_MAX: Final = U16_MAX
+VALUE_BYTES_MAX: Final = FRAME_BYTES_MAX - VALUE_OVERHEAD_BYTES
 
 
 class Role(enum.Enum):

@@ -44,9 +44,8 @@ __all__ = ["SlowCommands"]
 _T = TypeVar("_T")
 # Of the frame that has to carry an inline dump.
 _REPLY_OVERHEAD_BYTES = 64
-# What no request can name, or no reply can carry: clients could neither read nor remove it. Beside
-# a value a frame holds the request id, the status and the length of the value.
-_LIMITS = EntryLimits(key_bytes_max=2**16 - 1, value_bytes_max=vtp.FRAME_BYTES_MAX - (16 + 1 + 4))
+# What no request can name, or no reply can carry: clients could neither read nor remove it.
+_LIMITS = EntryLimits(key_bytes_max=vtp.KEY_BYTES_MAX, value_bytes_max=vtp.VALUE_BYTES_MAX)
 # What a batch of a restore takes, more or less: it goes by itself.
 _RESTORE_BATCH_BYTES = 1024 * 1024
 
